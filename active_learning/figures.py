@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'title', 'curves', 'class_curves', 'show_image', 'image_grid']
 
-# %% ../nbs/09_figures.ipynb #408164b2
+# %% ../nbs/09_figures.ipynb #f416c5c9
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from .measures import STRATEGIES
 
-# %% ../nbs/09_figures.ipynb #1799b678
+# %% ../nbs/09_figures.ipynb #7eda567a
 COLOURS = dict(zip(STRATEGIES, ("#7a7a7a", "#0072b2", "#e69f00", "#d55e00", "#009e73")))
 CLASS_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8c510a", "#999999")
 LABELS = {"round": "round", "labels": "labels revealed (different images)", "test_accuracy": "test accuracy", "val_accuracy": "validation accuracy",
@@ -24,7 +24,7 @@ def title(
     "A strategy's name as people write it."
     return name.replace("_", " ")
 
-# %% ../nbs/09_figures.ipynb #85c35624
+# %% ../nbs/09_figures.ipynb #98f7395b
 def curves(
     ax,  # axes to draw on
     frame,  # tidy: strategy, seed and the columns x and y
@@ -40,7 +40,7 @@ def curves(
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=8)
 
-# %% ../nbs/09_figures.ipynb #0b29b77d
+# %% ../nbs/09_figures.ipynb #4f348be9
 def class_curves(
     ax,  # axes to draw on
     frame,  # tidy: seed, round, class, accuracy, of one strategy
@@ -53,7 +53,7 @@ def class_curves(
     ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
 
-# %% ../nbs/09_figures.ipynb #e688198a
+# %% ../nbs/09_figures.ipynb #c945cf89
 def show_image(
     ax,  # axes to draw on
     image,  # (channels, height, width) uint8

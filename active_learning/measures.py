@@ -5,30 +5,30 @@
 # %% auto #0
 __all__ = ['MEASURES', 'STRATEGIES', 'largest_margin', 'smallest_margin', 'least_confidence', 'entropy', 'uncertainty']
 
-# %% ../nbs/00_measures.ipynb #dbac4756
+# %% ../nbs/00_measures.ipynb #f38c7b32
 import numpy as np
 import torch
 from torch.nn.functional import softplus
 
-# %% ../nbs/00_measures.ipynb #1aa282e7
+# %% ../nbs/00_measures.ipynb #c8888aef
 def _matrix(
     a,  # (n, C), torch, NumPy or nested lists
     what,  # how the message calls it
 ):
     "`a` as a float64 tensor of rank two with at least two columns."
-    t = torch.as_tensor(a).double()
+    t = torch.as_tensor(a).double().contiguous()
     if t.ndim != 2: raise ValueError(f"{what}: expected rank 2, (n, C), got shape {tuple(t.shape)}; row 0 is not a row")
     if t.shape[1] < 2: raise ValueError(f"{what}: row 0 has {t.shape[1]} column(s), at least 2 classes are needed")
     return t
 
-# %% ../nbs/00_measures.ipynb #22b4d0f9
+# %% ../nbs/00_measures.ipynb #6aafa99d
 def _refuse(bad, t, why):
     "Raise for the first row marked in `bad`."
     if bad.any():
         i = int(bad.int().argmax())
         raise ValueError(f"row {i} {why}: {[round(v, 6) for v in t[i, :10].tolist()]}")
 
-# %% ../nbs/00_measures.ipynb #d87d29d3
+# %% ../nbs/00_measures.ipynb #e80c0da0
 def _probabilities(
     p,  # (n, C)
 ):
@@ -39,14 +39,14 @@ def _probabilities(
     _refuse((t.sum(1) - 1).abs() > 1e-3, t, "does not sum to 1 within 1e-3")
     return t
 
-# %% ../nbs/00_measures.ipynb #1f2955c8
+# %% ../nbs/00_measures.ipynb #ac704859
 def _like(out, p):
     "`out` in the kind of `p`: NumPy for arrays, torch for tensors; float64 only where `p` was."
     if not isinstance(p, torch.Tensor):
         return out.numpy().astype(np.result_type(getattr(p, "dtype", np.float64), np.float32))
     return out if p.dtype == torch.float64 else out.float()
 
-# %% ../nbs/00_measures.ipynb #9b8f1ec2
+# %% ../nbs/00_measures.ipynb #79a84381
 def largest_margin(
     p,  # (n, C) probabilities, torch or NumPy
 ):  # (n,) in [0, 1], small where the model is unsure
@@ -56,7 +56,7 @@ def largest_margin(
     t = _probabilities(p)
     return _like(t.amax(1) - t.amin(1), p)
 
-# %% ../nbs/00_measures.ipynb #3eff0995
+# %% ../nbs/00_measures.ipynb #4865dfb8
 def smallest_margin(
     p,  # (n, C) probabilities, torch or NumPy
 ):  # (n,) in [0, 1], small where the model is unsure
@@ -66,7 +66,7 @@ def smallest_margin(
     top = _probabilities(p).topk(2, dim=1).values
     return _like(top[:, 0] - top[:, 1], p)
 
-# %% ../nbs/00_measures.ipynb #9784d3b3
+# %% ../nbs/00_measures.ipynb #be5322c4
 def least_confidence(
     p,  # (n, C) probabilities, torch or NumPy
 ):  # (n,) in [0, 1 - 1/C], large where the model is unsure
@@ -75,7 +75,7 @@ def least_confidence(
     Raises ValueError naming the first row that is not a distribution. Source: Vo 2025, section 4.3."""
     return _like(1 - _probabilities(p).amax(1), p)
 
-# %% ../nbs/00_measures.ipynb #0c1247ce
+# %% ../nbs/00_measures.ipynb #062b3958
 def entropy(
     p,  # (n, C) probabilities, torch or NumPy
 ):  # (n,) in [0, log C] nats, large where the model is unsure
@@ -84,11 +84,11 @@ def entropy(
     Raises ValueError naming the first row that is not a distribution. Source: Vo 2025, section 4.4."""
     return _like(torch.special.entr(_probabilities(p)).sum(1), p)
 
-# %% ../nbs/00_measures.ipynb #f3fdf611
+# %% ../nbs/00_measures.ipynb #b814920f
 MEASURES = {f.__name__: f for f in (largest_margin, smallest_margin, least_confidence, entropy)}
 STRATEGIES = ("random", *MEASURES)
 
-# %% ../nbs/00_measures.ipynb #207b2b33
+# %% ../nbs/00_measures.ipynb #325fe0ae
 def _log_entropy(gaps, log_s, norm):
     "log H as a sum of positive terms: log(1 + S), and p_i times its gap for the others."
     first = torch.where(log_s < -30, log_s, norm.clamp_min(1e-300).log())
@@ -103,7 +103,7 @@ _LOG_SCORES = {
     "entropy": _log_entropy,
 }
 
-# %% ../nbs/00_measures.ipynb #54cd9c95
+# %% ../nbs/00_measures.ipynb #c2b8546e
 def uncertainty(
     logits,  # (n, C) finite logits, torch or NumPy
     measure,  # one of the names in `MEASURES`

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['run_folders', 'parameters', 'history', 'by_class', 'over_runs']
 
-# %% ../nbs/07_results.ipynb #ec936879
+# %% ../nbs/07_results.ipynb #0762c7ae
 import json
 from pathlib import Path
 
 import pandas as pd
 
-# %% ../nbs/07_results.ipynb #6cd45533
+# %% ../nbs/07_results.ipynb #46ed3594
 def run_folders(
     root,  # a folder that holds run folders at any depth, or a list of run folders
     complete=True,  # only runs that went to the end
@@ -30,7 +30,7 @@ def parameters(
     "What a run was made with: its parameters, versions and the checksum of its data."
     return json.loads((Path(folder) / "params.json").read_text())
 
-# %% ../nbs/07_results.ipynb #b0b61dba
+# %% ../nbs/07_results.ipynb #50651a18
 def _read(root, name, complete):
     "One table of all runs, with the experiment's name in front."
     tables = []
@@ -56,7 +56,7 @@ def by_class(
     "The test accuracy of each class in every evaluated round of every run."
     return _read(root, "classes.csv", complete)
 
-# %% ../nbs/07_results.ipynb #5012e6a6
+# %% ../nbs/07_results.ipynb #0284ee1a
 def over_runs(
     frame,  # tidy, with columns strategy, seed and round
     value="test_accuracy",  # column to average

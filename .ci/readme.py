@@ -1,0 +1,26 @@
+"Make README.md from nbs/index.ipynb, with nbconvert."
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def readme():
+    "README.md as text: hidden cells gone, directives stripped, paths relative to the root."
+    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide\b", c.source)]
+    for c in nb.cells:
+        if c.cell_type == "code": c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
+    nb.metadata["language_info"] = {"name": "python"}
+    body, _ = MarkdownExporter().from_notebook_node(nb)
+    return re.sub(r"\n{3,}", "\n\n", body.replace("](../", "](").replace('src="../', 'src="')).strip() + "\n"
+
+
+if __name__ == "__main__":
+    text = readme()
+    if "--check" in sys.argv: sys.exit((ROOT / "README.md").read_text(encoding="utf-8") != text and "README.md is not what nbs/index.ipynb says: make readme")
+    (ROOT / "README.md").write_text(text, encoding="utf-8")

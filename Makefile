@@ -1,0 +1,37 @@
+# make run, make test, make paper, make lab, make docs, make bench: each sets up .venv first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DATASET ?= digits
+STRATEGY ?= entropy
+OUT ?= out.ipynb
+ARGS ?=
+SCALE ?= quick
+
+.PHONY: setup run test readme lab docs bench paper clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY)  ## one experiment: STRATEGY=, DATASET=, OUT=, ARGS='-p rounds 5'
+	$(BIN)/papermill nbs/run.ipynb $(OUT) -p dataset '$(DATASET)' -p strategy $(STRATEGY) $(ARGS)
+	@echo "Done: open $(OUT), the numbers are in runs/"
+
+test: $(READY)  ## everything CI checks
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests
+
+readme: $(READY)  ## export the package, clean the notebooks, make README.md from nbs/index.ipynb
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python .ci/readme.py
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab nbs
+
+clean:
+	rm -rf .venv _docs _proc build

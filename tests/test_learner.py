@@ -1,0 +1,93 @@
+"The learner: never peeks, the same steps from the same seed, one query on two classes."
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from active_learning.data import Part
+from active_learning.experiment import run
+from active_learning.learner import Learner
+from active_learning.measures import MEASURES, STRATEGIES
+from active_learning.query import draw
+
+
+class Secret:
+    "Labels that answer only for indices that were asked for before; any other touch is peeking."
+
+    def __init__(self, labels): self.labels, self.asked = labels, set()
+    def reveal(self, indices): self.asked |= set(map(int, indices)); return self.labels[indices]
+    def __getattr__(self, name): raise AssertionError(f"the learner reached for .{name} of the pool's labels")
+    def __getitem__(self, i): raise AssertionError("the learner read the pool's labels")
+    def __len__(self): raise AssertionError("the learner looked at the pool's labels")
+    __iter__ = __array__ = __eq__ = __getitem__
+
+
+@pytest.mark.parametrize("protocol", ["pool", "resample"])
+@pytest.mark.parametrize("strategy", ["random", "entropy"])
+def test_never_reads_a_label_it_was_not_taught(digits, protocol, strategy, tmp_path):
+    secret = Secret(digits.train.labels)
+    data = dataclasses.replace(digits, train=Part(digits.train.images, secret))
+    learner = Learner(data, strategy, seed=0, protocol=protocol)
+    asked = draw(len(digits.train.images), 40, 0)
+    for _ in range(3):
+        learner.teach(asked, secret.reveal(asked)); learner.fit(); learner.evaluate()
+        asked = learner.query(40)
+    learner.save(tmp_path / "l.pt")
+    twin = Learner.load(tmp_path / "l.pt", data)
+    assert learner.labels == len(secret.asked) == twin.labels
+    known = learner.taught >= 0
+    assert set(known.nonzero()[:, 0].tolist()) == secret.asked
+
+
+def weights(learner): return torch.cat([v.flatten().double() for v in learner.trainer.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("norm", ["batch", "dropout", "none"])
+def test_one_seed_one_result(digits, norm):
+    def go(seed):
+        learner = Learner(digits, "smallest_margin", seed, norm=norm)
+        torch.rand(3)  # random numbers drawn elsewhere must not matter
+        asked = draw(len(digits.train), 60, seed)
+        for _ in range(2): learner.teach(asked, digits.train.labels[asked]); learner.fit(); asked = learner.query(60)
+        return learner, asked
+
+    (a, qa), (b, qb), (c, qc) = go(1), go(1), go(2)
+    assert torch.equal(weights(a), weights(b)) and np.array_equal(qa, qb)
+    assert not torch.equal(weights(a), weights(c))
+
+
+def test_strategies_share_weights_and_initial_set(digits):
+    assert len({weights(Learner(digits, s, seed=4)).numpy().tobytes() for s in STRATEGIES}) == 1
+
+
+def test_four_measures_ask_the_same_on_two_classes(pair, tmp_path):
+    "Over whole runs, not only from one state."
+    asked = {}
+    for m in MEASURES:
+        (f,) = run(data=pair, strategy=m, seeds=0, rounds=5, query_size=32, batch_size=16, out_dir=str(tmp_path), progress=False)
+        asked[m] = np.load(f / "queries.npy")
+    assert all(np.array_equal(q, asked["entropy"]) for q in asked.values())
+
+
+def test_resume_of_a_saved_learner_is_exact(digits, tmp_path):
+    def lesson(l): asked = l.query(40); l.teach(asked, digits.train.labels[asked]); l.fit()
+    one = Learner(digits, "entropy", seed=5, protocol="resample", norm="dropout")
+    for _ in range(2): lesson(one)
+    one.save(tmp_path / "l.pt")
+    two = Learner.load(tmp_path / "l.pt", digits)
+    lesson(one); lesson(two)
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_another_data_set_is_refused(digits, pair, tmp_path):
+    Learner(digits, seed=0).save(tmp_path / "l.pt")
+    with pytest.raises(ValueError, match="other data"): Learner.load(tmp_path / "l.pt", pair)
+
+
+@pytest.mark.parametrize("kwargs, says", [(dict(strategy="x"), "least_confidence"), (dict(protocol="x"), "resample, pool"), (dict(norm="x"), "dropout"),
+                                          (dict(granularity="x"), "sample, batch"), (dict(device="x"), "cpu"), (dict(precision="x"), "bfloat16")])
+def test_wrong_choices_list_the_right_ones(digits, kwargs, says):
+    with pytest.raises(ValueError): Learner(digits, **kwargs)
+    try: Learner(digits, **kwargs)
+    except ValueError as e: assert all(w in str(e) for w in says.split(", "))
