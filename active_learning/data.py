@@ -7,7 +7,7 @@ __all__ = ['VALIDATION', 'MNIST_FILES', 'IMAGE_FILES', 'CACHE_VERSION', 'FRUITS'
            'Part', 'Data', 'split', 'subset', 'cache_dir', 'data_root', 'read_image', 'write_atomically', 'decode',
            'unpack', 'content', 'load', 'checksum']
 
-# %% ../nbs/02_data.ipynb #11a914df
+# %% ../nbs/02_data.ipynb #797002af
 import hashlib
 import importlib.util
 import json
@@ -23,11 +23,11 @@ import numpy as np
 import platformdirs
 import torch
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
+from .progress import tqdm
 from .query import draw, stream
 
-# %% ../nbs/02_data.ipynb #668cff2b
+# %% ../nbs/02_data.ipynb #582f447e
 @dataclass(frozen=True)
 class Part:
     "Images with their labels."
@@ -46,7 +46,7 @@ class Part:
         files = tuple(self.files[i] for i in index.tolist()) if self.files else ()
         return Part(self.images[index], self.labels[index], files)
 
-# %% ../nbs/02_data.ipynb #86e80e72
+# %% ../nbs/02_data.ipynb #2cd7e975
 @dataclass(frozen=True)
 class Data:
     "A data set: what the learner may ask about, what choices are made on, what only measures."
@@ -68,7 +68,7 @@ class Data:
         sizes = ", ".join(f"{len(getattr(self, p)):,} {p}" for p in ("train", "val", "test"))
         return f"{self.name}: {sizes}; {len(self.classes)} classes; {'×'.join(map(str, self.shape))} uint8"
 
-# %% ../nbs/02_data.ipynb #89d1d1c0
+# %% ../nbs/02_data.ipynb #5d3c8ff4
 def split(
     labels,  # (n,) int
     fraction,  # share of each class to cut out, in (0, 1)
@@ -84,7 +84,7 @@ def split(
     cut = np.sort(np.concatenate(cut))
     return np.setdiff1d(np.arange(len(labels)), cut), cut
 
-# %% ../nbs/02_data.ipynb #2725d566
+# %% ../nbs/02_data.ipynb #2e2eade2
 VALIDATION = 0.05
 
 
@@ -93,14 +93,14 @@ def _assemble(name, classes, train, test, **kwargs):
     kept, cut = split(train.labels, VALIDATION)
     return Data(name, tuple(classes), train.take(kept), train.take(cut), test, **kwargs)
 
-# %% ../nbs/02_data.ipynb #4f684a1f
+# %% ../nbs/02_data.ipynb #341d455a
 def _names(classes):
     "Class names from a comma-separated text, a number or a list; empty means all."
     if classes is None: return []
     parts = classes.split(",") if isinstance(classes, str) else classes if isinstance(classes, (list, tuple)) else [classes]
     return [str(c).strip() for c in parts if str(c).strip()]
 
-# %% ../nbs/02_data.ipynb #9c7971fe
+# %% ../nbs/02_data.ipynb #5293e5c7
 def _places(
     classes,  # what was asked for
     known,  # the names there are
@@ -113,7 +113,7 @@ def _places(
     if len(places) < 2: raise ValueError(f"classes = {classes!r} leaves {len(places)} class; at least two of {', '.join(known)} are needed")
     return places
 
-# %% ../nbs/02_data.ipynb #0b790a66
+# %% ../nbs/02_data.ipynb #6d7c503e
 def subset(
     data,  # a `Data`
     classes,  # names: "0,1", ["Apple", "Banana"]; None or "" for all
@@ -133,7 +133,7 @@ def subset(
     return replace(data, classes=names, train=keep(data.train), val=keep(data.val), test=keep(data.test),
                    manifest=tuple(r for r in data.manifest if r[2] in names))
 
-# %% ../nbs/02_data.ipynb #428f0e07
+# %% ../nbs/02_data.ipynb #3d8bd834
 def _digits():
     "scikit-learn's bundled digits, 16 grey levels stretched to 8 bits."
     from sklearn.datasets import load_digits
@@ -144,7 +144,7 @@ def _digits():
     kept, cut = split(raw.target, 0.25, seed=1)
     return _assemble("digits", map(str, range(10)), whole.take(kept), whole.take(cut))
 
-# %% ../nbs/02_data.ipynb #c196f25f
+# %% ../nbs/02_data.ipynb #b4b25eb6
 def _torchvision():
     "The module torchvision, importable even where its compiled operators do not load."
     place = Path(importlib.util.find_spec("torchvision").origin).parent
@@ -160,7 +160,7 @@ def _torchvision():
 
     return torchvision
 
-# %% ../nbs/02_data.ipynb #61e1615b
+# %% ../nbs/02_data.ipynb #b78a399d
 def cache_dir():  # a `Path`
     "The package's folder in the user's cache."
     return Path(platformdirs.user_cache_dir("active_learning"))
@@ -178,7 +178,7 @@ def _missing(root, what, why):
     return FileNotFoundError(f"{what} not found in {root} and the download failed ({why}). Go online, or put the files "
                              f"there yourself, or name the folder that has them with data_dir or $ACTIVE_LEARNING_DATA.")
 
-# %% ../nbs/02_data.ipynb #9ed22edc
+# %% ../nbs/02_data.ipynb #42c7fe4e
 MNIST_FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -186,7 +186,7 @@ MNIST_FILES = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
-# %% ../nbs/02_data.ipynb #28f464b8
+# %% ../nbs/02_data.ipynb #3107cfde
 def _mnist(root):
     "The 60,000 + 10,000 digits under root/MNIST/raw, downloaded where they are missing."
     folder = root / "MNIST" / "raw"
@@ -202,7 +202,7 @@ def _mnist(root):
                         read.read_label_file(folder / f"{p}-labels-idx1-ubyte")) for p in ("train", "t10k"))
     return _assemble("mnist", map(str, range(10)), train, test)
 
-# %% ../nbs/02_data.ipynb #909bdec3
+# %% ../nbs/02_data.ipynb #1fd3505a
 def _rgb(image):
     "A PIL image as upright 8-bit RGB."
     image = ImageOps.exif_transpose(image)
@@ -214,7 +214,7 @@ def _rgb(image):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
-# %% ../nbs/02_data.ipynb #b1ebd6ff
+# %% ../nbs/02_data.ipynb #e1ae0bac
 def read_image(
     path,  # an image file
     size=32,  # pixels of the square the image is resized to
@@ -229,10 +229,10 @@ def read_image(
         raise ValueError(f"{path} cannot be read as an image ({type(e).__name__}: {e}); mend or remove it") from e
     return np.asarray(rgb).transpose(2, 0, 1)
 
-# %% ../nbs/02_data.ipynb #8a4979df
+# %% ../nbs/02_data.ipynb #c4f5df05
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
-# %% ../nbs/02_data.ipynb #6393ac7e
+# %% ../nbs/02_data.ipynb #146ebd5a
 CACHE_VERSION = 1
 
 
@@ -249,7 +249,7 @@ def write_atomically(
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../nbs/02_data.ipynb #f4fd63d2
+# %% ../nbs/02_data.ipynb #a610fa82
 def _digests(folder, files):
     "SHA-256 of each file, from the index where size and time are unchanged."
     index = cache_dir() / "index" / (hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24] + ".json")
@@ -265,7 +265,7 @@ def _digests(folder, files):
         write_atomically(index, lambda f: f.write(json.dumps(known).encode()))
     return [known[f][2] for f in files]
 
-# %% ../nbs/02_data.ipynb #1afc8e84
+# %% ../nbs/02_data.ipynb #226a2c88
 def decode(
     folder,  # `Path` the files are under
     files,  # n paths relative to it
@@ -286,7 +286,7 @@ def decode(
     write_atomically(cached, lambda f: np.save(f, out))
     return torch.from_numpy(out)
 
-# %% ../nbs/02_data.ipynb #f68b1a2e
+# %% ../nbs/02_data.ipynb #afb5219c
 def _images(folder):
     "Image files under `folder`, relative to it, in the order of their names."
     found = [p.relative_to(folder).as_posix() for p in folder.rglob("*")
@@ -303,7 +303,7 @@ def _either(folder, *names):
     "The first of these folders that exists."
     return next((folder / n for n in names if (folder / n).is_dir()), None)
 
-# %% ../nbs/02_data.ipynb #52118b96
+# %% ../nbs/02_data.ipynb #8f898960
 def _read_split(root, folder, category, known=None):
     "Files under the class folders of `folder`, their class names, and the manifest rows."
     files, labels, rows = [], [], []
@@ -314,7 +314,7 @@ def _read_split(root, folder, category, known=None):
         rows.append((folder.relative_to(root).as_posix(), name, c, len(own)))
     return files, labels, rows
 
-# %% ../nbs/02_data.ipynb #bf67377b
+# %% ../nbs/02_data.ipynb #e1f5902a
 def _part(root, files, labels, classes, size):
     "Decode `files` into a `Part`."
     return Part(decode(root, files, size), torch.tensor([classes.index(c) for c in labels], dtype=torch.int64), tuple(files))
@@ -328,7 +328,7 @@ def _check_classes(path, rows):
     if empty := [c for c, n in sizes.items() if n < 2]: raise ValueError(f"class {', '.join(map(repr, empty))} in {path} has fewer than 2 images; add some or remove the folder")
     if len(sizes) < 2: raise ValueError(f"one class only, {next(iter(sizes))!r}, in {path}; at least two are needed")
 
-# %% ../nbs/02_data.ipynb #39025adc
+# %% ../nbs/02_data.ipynb #cbf34152
 def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     "A data set from class folders, with or without a split of its own."
     root = Path(path).expanduser()
@@ -353,7 +353,7 @@ def _folder(path, size, category=str, classes=None, name=None, **kwargs):
         pool = Part(decode(root, files, size), torch.full((len(files),), -1), tuple(files))
     return _assemble(name or root.resolve().name, classes, train, test, manifest=tuple(rows), unlabelled=pool, folder=str(root), **kwargs)
 
-# %% ../nbs/02_data.ipynb #69dd6457
+# %% ../nbs/02_data.ipynb #22138460
 def _say_sizes(root, files, size):
     "Tell when images of several sizes were brought to one."
     found = set()
@@ -361,7 +361,7 @@ def _say_sizes(root, files, size):
         with Image.open(root / f) as image: found.add(image.size)
     if len(found) > 1: warnings.warn(f"images of {len(found)} sizes, among them {sorted(found)[:3]}, were resized to {size}×{size}", stacklevel=3)
 
-# %% ../nbs/02_data.ipynb #c4dcc1ed
+# %% ../nbs/02_data.ipynb #f03de81f
 FRUITS = ("Apple", "Tomato", "Potato", "Banana", "Pear", "Pineapple", "Pepper", "Strawberry", "Onion", "Plum")
 FRUITS_URL = "https://github.com/fruits-360/fruits-360-100x100/archive/2f981c83e352a9d4c15fb8c886034c817052c80b.zip"
 FRUITS_IMAGES = {"Training": 28958, "Test": 9691}
@@ -371,7 +371,7 @@ def _category(folder):
     "The paper's category of a Fruits-360 folder: its first word."
     return folder.split(" ")[0]
 
-# %% ../nbs/02_data.ipynb #ffc59e8b
+# %% ../nbs/02_data.ipynb #2dc4a7d6
 FRUITS_SHA256 = "63e6a12c1d1d292d6874096918a6c924667854849c993874b6ad13fd21a38f26"
 
 
@@ -388,7 +388,7 @@ def unpack(
             if not (target / m.filename).resolve().is_relative_to(target): raise ValueError(f"{archive}: member {m.filename!r} leaves the folder; the archive is not to be trusted")
         for m in tqdm(members, desc="unpacking", unit="file", delay=1): z.extract(m, target)
 
-# %% ../nbs/02_data.ipynb #1afaa672
+# %% ../nbs/02_data.ipynb #a0784c18
 def content(
     folder,  # `Path`
     files,  # paths relative to it
@@ -411,7 +411,7 @@ def _download_fruits(root):
         os.replace(top, root / "fruits-360")
     finally: shutil.rmtree(work, ignore_errors=True)
 
-# %% ../nbs/02_data.ipynb #57c3824f
+# %% ../nbs/02_data.ipynb #65895d83
 def _fruits(root, classes):
     "Fruits-360 under root/fruits-360/{Training,Test}, merged; CIFAR-10's mean and deviation as the predecessor used."
     folder = root / "fruits-360"
@@ -424,7 +424,7 @@ def _fruits(root, classes):
         warnings.warn(f"{folder} holds {n:,} training images of the ten categories, release 2024.08.04.0 has {FRUITS_IMAGES['Training']:,}", stacklevel=3)
     return data
 
-# %% ../nbs/02_data.ipynb #c1eedeee
+# %% ../nbs/02_data.ipynb #8e94b813
 def load(
     dataset,  # digits, mnist, fruits360 or the path of a folder of images
     classes=None,  # names of the classes to keep, "0,1" or a list; all by default
@@ -442,7 +442,7 @@ def load(
     _say_sizes(Path(data.folder), data.train.files, size)
     return subset(data, classes)
 
-# %% ../nbs/02_data.ipynb #7fd864ab
+# %% ../nbs/02_data.ipynb #1f010a45
 def checksum(
     data,  # a `Data`
 ):  # hex digest

@@ -1,0 +1,121 @@
+"Data: layouts, caches, and everything that can be wrong with a folder of images."
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from active_learning.data import checksum, load, read_image, split
+
+COLOURS = {"dark": 20, "light": 220}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    "Each test decodes into a cache of its own."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("ACTIVE_LEARNING_DATA", raising=False)
+
+
+def make(root, n=10, size=(24, 24), classes=COLOURS):
+    "A folder of plain images, one folder a class."
+    for name, grey in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(n): Image.new("RGB", size, (grey, grey + i, 9 * i)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_class_folders_are_split_by_a_seed(tmp_path):
+    a, b = load(make(tmp_path / "a")), load(make(tmp_path / "b"))
+    assert a.classes == ("dark", "light") and a.train.images.dtype == torch.uint8 and a.shape == (3, 32, 32)
+    assert (len(a.train) + len(a.val), len(a.test)) == (16, 4)
+    assert not {*a.train.files} & {*a.val.files} and not {*a.train.files} & {*a.test.files}
+    assert checksum(a) == checksum(b)
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Test")])
+def test_a_split_of_its_own(tmp_path, names):
+    make(tmp_path / names[0]), make(tmp_path / names[1], n=3)
+    data = load(tmp_path)
+    assert len(data.test) == 6 and len(data.train) + len(data.val) == 20
+
+
+def test_unlabelled_is_a_pool_for_a_human(tmp_path):
+    make(tmp_path)
+    (tmp_path / "unlabelled").mkdir()
+    Image.new("RGB", (24, 24)).save(tmp_path / "unlabelled/what is it.png")
+    data = load(tmp_path)
+    assert data.unlabelled.files == ("unlabelled/what is it.png",) and data.unlabelled.labels.tolist() == [-1] and data.classes == ("dark", "light")
+
+
+def test_the_order_of_files_on_disk_does_not_matter(tmp_path):
+    a = make(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    for name in ("light", "dark"):
+        (tmp_path / "b" / name).mkdir()
+        for f in sorted((a / name).iterdir(), reverse=True): (tmp_path / "b" / name / f.name).write_bytes(f.read_bytes())
+    assert checksum(load(a)) == checksum(load(tmp_path / "b"))
+
+
+def test_a_changed_image_is_decoded_again(tmp_path):
+    before = checksum(load(make(tmp_path)))
+    Image.new("RGB", (24, 24), (1, 2, 3)).save(tmp_path / "dark/0.png")
+    assert checksum(load(tmp_path)) != before
+
+
+def test_nothing_is_written_beside_the_data(tmp_path):
+    root = make(tmp_path / "data")
+    before = sorted(root.rglob("*"))
+    load(root)
+    assert sorted(root.rglob("*")) == before and list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_several_sizes_are_resized_and_said_so(tmp_path):
+    make(tmp_path)
+    Image.new("RGB", (99, 40)).save(tmp_path / "dark/wide.png")
+    with pytest.warns(UserWarning, match="2 sizes.*32×32"): load(tmp_path)
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (lambda r: (r / "dark/x.png").write_bytes(b""), r"dark/x\.png cannot be read"),
+    (lambda r: (r / "dark/x.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture"), r"x\.jpg cannot be read"),
+    (lambda r: [f.unlink() for f in (r / "dark").iterdir()], "'dark'.*fewer than 2"),
+    (lambda r: [f.rename(f.with_suffix(".txt")) for f in list(r.rglob("*.png"))], "no images"),
+    (lambda r: (r / "light").rename(r.parent / "gone"), "one class only, 'dark'"),
+])
+def test_bad_folders_are_refused_by_name(tmp_path, spoil, says):
+    root = make(tmp_path / "data")
+    spoil(root)
+    with pytest.raises(ValueError, match=says): load(root)
+
+
+def test_missing_data_say_where_they_were_looked_for(tmp_path, monkeypatch):
+    import urllib.error
+    import urllib.request
+
+    def offline(*_, **__): raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    for name, folder in (("mnist", "MNIST/raw"), ("fruits360", "fruits-360")):
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}/{folder}.*ACTIVE_LEARNING_DATA"): load(name, root=tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_classes_by_name():
+    for classes in ("3,5", ["5", "3"], "5, 3"): assert load("digits", classes).classes == ("3", "5")
+    for bad in ("3,x", "x"):
+        with pytest.raises(ValueError, match="'x'.*0, 1, 2"): load("digits", bad)
+    with pytest.raises(ValueError, match="at least two"): load("digits", "3")
+
+
+def test_validation_and_test_are_apart_and_stratified(digits):
+    rows = {p: {r.numpy().tobytes() for r in getattr(digits, p).images} for p in ("train", "val", "test")}
+    assert len(rows["train"] & rows["val"]) == len(rows["train"] & rows["test"]) == 0
+    assert torch.bincount(digits.val.labels).min() >= 6 and torch.bincount(digits.test.labels).min() >= 40
+
+
+def test_every_class_keeps_an_image_on_both_sides():
+    kept, cut = split([0, 0, 1, 1, 1], 0.01)
+    assert sorted(np.concatenate([kept, cut])) == list(range(5)) and len(cut) == 2
