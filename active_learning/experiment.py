@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'CHOICES', 'WHOLE', 'REAL', 'HISTORY', 'CLASSES', 'SAME', 'Oracle', 'seed_list', 'check', 'given',
            'settle', 'versions', 'save_checkpoint', 'load_checkpoint', 'Held', 'Run', 'run']
 
-# %% ../nbs/06_experiment.ipynb #1d213fae
+# %% ../nbs/06_experiment.ipynb #bff28943
 import difflib
 import hashlib
 import io
@@ -35,7 +35,7 @@ from .models import NORMS
 from .query import draw, stream
 from .training import DEVICES, PRECISIONS, pick_device
 
-# %% ../nbs/06_experiment.ipynb #0b58b322
+# %% ../nbs/06_experiment.ipynb #faa59b6d
 class Oracle:
     "Knows the labels of a pool, gives those that are asked for, and counts the different images it was asked about."
 
@@ -56,7 +56,7 @@ class Oracle:
     @property
     def count(self): return int(self.revealed.sum())
 
-# %% ../nbs/06_experiment.ipynb #d6e7ea19
+# %% ../nbs/06_experiment.ipynb #780d1504
 DEFAULTS = dict(
     dataset="digits", classes="", strategy="entropy", protocol="resample", granularity="sample", rounds=0, query_size=0, batch_size=0, initial_size=0,
     epsilon=0.0, seeds="0,1,2", norm="batch", learning_rate=0.0, momentum=0.9, evaluate_every=1, device="auto", precision="auto", data_dir="",
@@ -66,7 +66,7 @@ CHOICES = dict(strategy=STRATEGIES, protocol=PROTOCOLS, granularity=GRANULARITIE
 WHOLE = dict(rounds=(0, 10**6), query_size=(0, 10**9), batch_size=(0, 10**6), initial_size=(0, 10**9), evaluate_every=(1, 10**6))
 REAL = dict(epsilon=(0, 1), learning_rate=(0, 100), momentum=(0, 1))
 
-# %% ../nbs/06_experiment.ipynb #382a0716
+# %% ../nbs/06_experiment.ipynb #6199c5bb
 def _number(name, value, low, high, whole):
     "`value` as a number in its range."
     kind = "a whole number" if whole else "a number"
@@ -87,7 +87,7 @@ def seed_list(
     if not found or len(set(found)) < len(found) or not all(0 <= s < 2**31 for s in found): raise wrong
     return found
 
-# %% ../nbs/06_experiment.ipynb #0c09266c
+# %% ../nbs/06_experiment.ipynb #9dab0040
 def _text(name, value):
     "`value` as text; numbers are what papermill makes of 7."
     if isinstance(value, (bool, float)) or not isinstance(value, (str, int, Path)): raise ValueError(f"{name} = {value!r}: expected text")
@@ -114,7 +114,7 @@ def check(
     pick_device(p["device"])
     return {**p, "seeds": seed_list(p["seeds"])}
 
-# %% ../nbs/06_experiment.ipynb #ad6c8426
+# %% ../nbs/06_experiment.ipynb #37db7fa7
 def given(
     namespace,  # `globals()` of a notebook
 ):  # dict
@@ -122,7 +122,7 @@ def given(
     own = ("In", "Out", "exit", "quit", "open", "get_ipython")
     return {k: v for k, v in namespace.items() if not k.startswith("_") and k not in own and isinstance(v, (str, int, float, list, tuple, dict, type(None)))}
 
-# %% ../nbs/06_experiment.ipynb #cc70119a
+# %% ../nbs/06_experiment.ipynb #e95db214
 def settle(
     p,  # what `check` returned
     data,  # a `Data`
@@ -142,7 +142,7 @@ def settle(
                                                     *([] if p["granularity"] == "sample" else ["batch"]), *([] if p["norm"] == "batch" else [p["norm"]])])
     return p
 
-# %% ../nbs/06_experiment.ipynb #b5f09574
+# %% ../nbs/06_experiment.ipynb #3472e418
 HISTORY = ["strategy", "seed", "round", "labels", "train_loss", "train_accuracy", "val_accuracy", "test_loss", "test_accuracy", "scoring_seconds", "training_seconds"]
 CLASSES = ["strategy", "seed", "round", "class", "accuracy"]
 SAME = [k for k in DEFAULTS if k not in ("seeds", "out_dir", "data_dir", "resume", "experiment")]  # what makes two runs the same
@@ -155,7 +155,7 @@ def versions():  # dict of text
     except OSError: commit = ""
     return {**found, "python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads(), "commit": commit}
 
-# %% ../nbs/06_experiment.ipynb #e851b4f4
+# %% ../nbs/06_experiment.ipynb #c870f6e5
 def _csv(path, rows, columns):
     "Write rows as CSV, atomically."
     text = pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
@@ -166,7 +166,7 @@ def _json(path, content):
     "Write JSON, atomically."
     write_atomically(path, lambda f: f.write((json.dumps(content, indent=1) + "\n").encode()))
 
-# %% ../nbs/06_experiment.ipynb #231e7fa1
+# %% ../nbs/06_experiment.ipynb #95d8a17e
 def save_checkpoint(
     folder,  # `Path`
     state,  # dict of tensors, numbers, text
@@ -191,7 +191,7 @@ def load_checkpoint(
         warnings.warn(f"{folder / name} is damaged and was set aside as {name}.damaged; going on from the one before it", stacklevel=2)
     return None
 
-# %% ../nbs/06_experiment.ipynb #dc1a1b6f
+# %% ../nbs/06_experiment.ipynb #5976db9b
 class Held:
     "A run folder held by this process for as long as the block lasts."
 
@@ -212,7 +212,7 @@ class Held:
         self.holder.unlink(missing_ok=True)
         self.lock.release()
 
-# %% ../nbs/06_experiment.ipynb #f937851c
+# %% ../nbs/06_experiment.ipynb #fb1006c5
 class Run:
     "One strategy, one seed, one folder."
 
@@ -239,7 +239,7 @@ class Run:
         if was["data"] != now["data"]: differ.append("the data")
         if differ: raise ValueError(f"{self.folder} holds a run of other parameters ({'; '.join(differ)}). Name another experiment, or pass resume=False to start it over.")
 
-# %% ../nbs/06_experiment.ipynb #5ec3441f
+# %% ../nbs/06_experiment.ipynb #a77439c6
 def _array(self: Run, name, dtype, fill):
     "An array of rounds × k on disk, opened where it exists."
     path, shape = self.folder / name, (self.p["rounds"], self.p["query_size"])
@@ -262,7 +262,7 @@ def _prepare(self: Run):
 
 Run.prepare = _prepare
 
-# %% ../nbs/06_experiment.ipynb #d96adb03
+# %% ../nbs/06_experiment.ipynb #d4fc8c7a
 def _start(self: Run):
     "A learner at round 0, or where the checkpoint left it."
     p = self.p
@@ -292,7 +292,7 @@ def _fit(self: Run):
 
 Run.start, Run.fit = _start, _fit
 
-# %% ../nbs/06_experiment.ipynb #2305d3ab
+# %% ../nbs/06_experiment.ipynb #a2fdd3bc
 def _step(self: Run):
     "One round: ask, be told, learn."
     self.round += 1
@@ -320,7 +320,7 @@ def _close_round(self: Run):
 
 Run.step, Run.close_round = _step, _close_round
 
-# %% ../nbs/06_experiment.ipynb #77f528d7
+# %% ../nbs/06_experiment.ipynb #ecfdb2ba
 def _record(self: Run):
     "Append a row of figures and rewrite the tables."
     f, who = self.learner.evaluate(), [self.p["strategy"], self.seed, self.round]
@@ -341,7 +341,7 @@ def _finish(self: Run):
 
 Run.record, Run.finish = _record, _finish
 
-# %% ../nbs/06_experiment.ipynb #db04f80a
+# %% ../nbs/06_experiment.ipynb #cd5f01ec
 def _go(self: Run, progress=True):
     "Run to the end, from the checkpoint where there is one."
     try: self.folder.mkdir(parents=True, exist_ok=True); (self.folder / ".lock").touch()
@@ -363,7 +363,7 @@ def _show(self: Run, bar):
 
 Run.go, Run.show = _go, _show
 
-# %% ../nbs/06_experiment.ipynb #362fbd6e
+# %% ../nbs/06_experiment.ipynb #14b9f022
 def run(
     progress=True,  # show a bar for each seed
     data=None,  # a `Data` already loaded; else `dataset` is
