@@ -6,6 +6,8 @@
 __all__ = ['DEVICES', 'PRECISIONS', 'MICRO_BATCH', 'pick_device', 'pick_precision', 'Trainer', 'batches', 'measure']
 
 # %% ../nbs/04_training.ipynb #c15ba094
+import copy
+
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
@@ -80,7 +82,7 @@ def _predict(
     n = len(images) if index is None else len(index)
     if not n: return torch.empty(0, self.model[-1].out_features)
     size = MICRO_BATCH if self.device.type == "cpu" else 4096
-    net = fold(self.model).to(self.dtype, memory_format=torch.channels_last)
+    net = copy.deepcopy(fold(self.model)).to(self.dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
         out = [net(self.floats(images[i:i + size] if index is None else images[index[i:i + size]]).to(self.dtype)).float() for i in range(0, n, size)]
         return torch.cat(out).cpu()
