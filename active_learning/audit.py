@@ -7,7 +7,7 @@ __all__ = ['TEXT', 'ASK', 'ARMS', 'SCALES', 'Facts', 'without', 'chosen', 'neede
            'window', 'FruitsRun', 'plotted_epochs', 'plotted_loss', 'binary_panel', 'readings', 'complete', 'arm',
            'compute', 'gather']
 
-# %% ../nbs/10_audit.ipynb #62903e39
+# %% ../nbs/10_audit.ipynb #db2ef4fc
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -25,7 +25,7 @@ from .models import build, fruits_cnn
 from .query import stream
 from .training import Trainer
 
-# %% ../nbs/10_audit.ipynb #381fb6c1
+# %% ../nbs/10_audit.ipynb #97ab9ff8
 @dataclass(frozen=True)
 class Facts:
     "One switch per fact: True does what the code did, False what the text says."
@@ -56,7 +56,7 @@ def without(
 
 TEXT = without(*(f.name for f in fields(Facts)))
 
-# %% ../nbs/10_audit.ipynb #425dccd2
+# %% ../nbs/10_audit.ipynb #60577244
 ASK = {  # higher = ask first, on whatever rows the code used as probabilities
     "largest_margin": lambda p: p.amin(1) - p.amax(1),
     "smallest_margin": lambda p: p.topk(2, dim=1).values.diff(dim=1).squeeze(1),
@@ -94,7 +94,7 @@ def needed(
     if strategy == "random" or (facts.F1 and facts.F2 and _slot(strategy, keep)): return np.arange(0)
     return np.r_[_slot(strategy, keep), keep:n] if facts.F2 else np.arange(n)
 
-# %% ../nbs/10_audit.ipynb #e32c5b97
+# %% ../nbs/10_audit.ipynb #ad9a1d0a
 def lean(
     model,  # an `nn.Sequential` from `models`
 ):  # an `nn.Sequential` with the same layers and outputs
@@ -106,7 +106,7 @@ def lean(
         layers.insert(len(layers) - early, (name, layer))
     return nn.Sequential(OrderedDict(layers))
 
-# %% ../nbs/10_audit.ipynb #b544a3d9
+# %% ../nbs/10_audit.ipynb #98cd66d7
 class Coded:
     "One run of a pipeline as coded, but for the facts that are switched off."
 
@@ -120,7 +120,8 @@ class Coded:
     ):
         if strategy not in STRATEGIES: raise ValueError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
         self.pool, self.test, self.classes = _join(data.train, data.val), data.test, data.classes
-        self.strategy, self.facts, self.seed, self.t = strategy, facts, seed, 0  # t counts epochs
+        self.strategy, self.facts, self.seed = strategy, facts, seed
+        self.t, self.seen = 0, (np.nan, np.nan)  # epochs done; training loss and accuracy of the last one
         for name, value in {**self.recipe, **recipe}.items(): setattr(self, name, value)
         with self.chance("weights"): model = lean(self.network(data.shape))
         self.trainer = Trainer(model, data.mean, data.std, self.learning_rate, 0.9, self.weight_decay, device="cpu")
@@ -137,13 +138,20 @@ class Coded:
         with self.chance(purpose, self.t): return torch.randperm(n).split(self.batch)
 
     def learn(self, index, part):
-        "One step of SGD; the share of the batch that was right before it."
+        "One step of SGD; the loss before it and the share of the batch that was right."
         x, y = self.pixels(self.pool, index, "train", part), self.pool.labels[index]
         with self.chance("dropout", self.t, part): out = self.trainer.model(x)
+        loss = self.loss(out, y)
         self.trainer.optimiser.zero_grad(set_to_none=True)
-        self.loss(out, y).backward()
+        loss.backward()
         self.trainer.optimiser.step()
-        return (self.output(out.detach()).argmax(1) == y).double().mean().item()
+        return loss.item(), (self.output(out.detach()).argmax(1) == y).double().mean().item()
+
+    def train(self, batches):
+        "A step on each of these batches, and the end of the epoch."
+        self.seen = np.mean([self.learn(b, part) for part, b in enumerate(batches)], 0)
+        self.t += 1
+        return batches
 
     @torch.no_grad()
     def look(self, where, parts, purpose):
@@ -152,12 +160,12 @@ class Coded:
             return [self.trainer.model(self.pixels(where, index, purpose, i)) for i, index in enumerate(parts)]
 
     def measured(self, parts):
-        "Loss and accuracy on these batches of the test set."
+        "Loss and accuracy on the batches just trained, and on these batches of the test set."
         outs, y = self.look(self.test, parts, "test"), self.test.labels[torch.cat(parts)]
         right = (torch.cat([self.output(o) for o in outs]).argmax(1) == y).double()
         loss = sum(self.loss(o, self.test.labels[b]).item() * len(b) for o, b in zip(outs, parts)) / len(y)
         by_class = torch.bincount(y, right, len(self.classes)) / torch.bincount(y, minlength=len(self.classes))
-        return dict(loss=loss, accuracy=right.mean().item(), **{f"class_{c}": v for c, v in zip(self.classes, by_class.tolist())})
+        return dict(train_loss=self.seen[0], train_accuracy=self.seen[1], loss=loss, accuracy=right.mean().item(), **{f"class_{c}": v for c, v in zip(self.classes, by_class.tolist())})
 
 
 def _join(*parts): return Part(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
@@ -171,7 +179,7 @@ def sample(
     if images is None or images >= len(labels): return torch.arange(len(labels))
     return torch.as_tensor(split(labels, images / len(labels))[1])
 
-# %% ../nbs/10_audit.ipynb #5fecc7bc
+# %% ../nbs/10_audit.ipynb #bc3e0c47
 class MnistRun(Coded):
     "The MNIST arms."
     recipe = dict(batch=128, keep=25, learning_rate=0.01, weight_decay=0.0, thin=None)
@@ -187,9 +195,7 @@ class MnistRun(Coded):
         best = chosen(scores, min(self.keep, len(order)), self.strategy, self.facts.F2)
         batches = [order[b] for b in (best[:1] if self.facts.F1 else best)]
         self.trainer.model.train()
-        for part, b in enumerate(batches): self.learn(b, part)
-        self.t += 1
-        return batches
+        return self.train(batches)
 
     def scored(self):
         "The batches of this pass and their mean scores, NaN where no score is needed."
@@ -213,7 +219,7 @@ class MnistRun(Coded):
         self.trainer.model.train(self.facts.F4)
         return self.measured(sample(self.test.labels, images).split(self.batch))
 
-# %% ../nbs/10_audit.ipynb #30eeb9f4
+# %% ../nbs/10_audit.ipynb #6220f79c
 def window(
     images,  # (n, channels, height, width) uint8
     index,  # (m,) places
@@ -232,7 +238,7 @@ def window(
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((cols >= 0) & (cols < width))[:, None, :]
     return (out * inside[..., None]).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_audit.ipynb #3cab417e
+# %% ../nbs/10_audit.ipynb #38e43066
 class FruitsRun(Coded):
     "The Fruits-360 arms."
     recipe = dict(batch=64, keep=20, learning_rate=0.005, weight_decay=8e-4, size=32, pad=4)
@@ -259,9 +265,7 @@ class FruitsRun(Coded):
         elif self.facts.G2: batches = again[:keep]
         else: batches = [order[b] for b in chosen(scores, keep, self.strategy, False)]
         self.trainer.model.train(not (self.facts.G4 and self.t))
-        self.right = np.mean([self.learn(b, part) for part, b in enumerate(batches)])
-        self.t += 1
-        return batches
+        return self.train(batches)
 
     def drawn(self, n, keep):
         "Batch numbers for the random arm."
@@ -276,13 +280,13 @@ class FruitsRun(Coded):
         return np.array([ASK[self.strategy](r).mean().item() for r in rows])
 
     def evaluate(self, images=None):
-        "Test loss and accuracy, and the accuracy on the batches just trained."
+        "Test loss and accuracy."
         self.trainer.model.eval()
         index = sample(self.test.labels, images)
         with self.chance("test order", self.t): index = index[torch.randperm(len(index))]
-        return dict(self.measured(index.split(self.batch)), train_accuracy=self.right)
+        return self.measured(index.split(self.batch))
 
-# %% ../nbs/10_audit.ipynb #9541986f
+# %% ../nbs/10_audit.ipynb #0bb761d2
 def plotted_epochs(
     epochs,  # those that were evaluated, ascending
     strategy,
@@ -310,7 +314,7 @@ def binary_panel(
     "The run a binary class plot is drawn from (F7)."
     return (ten if facts.F7 else two)[["class_0", "class_1"]]
 
-# %% ../nbs/10_audit.ipynb #8f64ef37
+# %% ../nbs/10_audit.ipynb #12303ac3
 def readings(
     run,  # a `MnistRun` or `FruitsRun`
 ):  # list of `Facts`
@@ -353,7 +357,7 @@ def complete(
     state.unlink(missing_ok=True)
     return frame
 
-# %% ../nbs/10_audit.ipynb #2004992a
+# %% ../nbs/10_audit.ipynb #d466b0be
 ARMS = (  # data, strategy, switches off, seeds at full scale
     ("mnist", "random", "", 20), ("mnist", "least_confidence", "", 3), ("mnist", "entropy", "", 3),
     ("fruits360", "random", "", 12), ("fruits360", "entropy", "", 12), ("fruits360", "random", "G3", 6),
