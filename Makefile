@@ -33,5 +33,11 @@ readme: $(READY)  ## export the package, clean the notebooks, make README.md fro
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
 
+docs: $(READY)  ## the notebooks as a site in _docs, maths drawn without a network
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	test -f _docs_static/tex-svg.js || { npm install --silent --prefix _docs_npm mathjax@3 && mkdir -p _docs_static && cp _docs_npm/node_modules/mathjax/es5/tex-svg.js _docs_static/; }
+	$(BIN)/python -m sphinx -q -c docs nbs _docs
+	@echo "Done: open _docs/index.html"
+
 clean:
-	rm -rf .venv _docs _proc build
+	rm -rf .venv _docs _docs_npm _docs_static _docs_toc.yml build
