@@ -21,7 +21,7 @@ GRANULARITIES = ("sample", "batch")
 PAPER = {
     "mnist": dict(rounds=350, query_size=3200, batch_size=128, learning_rate=0.01, weight_decay=0.0),
     "fruits360": dict(rounds=20, query_size=1280, batch_size=64, learning_rate=0.005, weight_decay=8e-4),
-    "digits": dict(rounds=20, query_size=64, batch_size=32, learning_rate=0.01, weight_decay=0.0),
+    "digits": dict(rounds=30, query_size=64, batch_size=8, learning_rate=0.01, weight_decay=0.0),
 }
 
 
