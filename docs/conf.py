@@ -9,8 +9,9 @@ author = "The active_learning authors"
 extensions = ["myst_nb", "sphinx_external_toc", "sphinx.ext.mathjax"]
 html_theme = "sphinx_book_theme"
 html_title = "active_learning: a paper one can run"
-html_static_path = [str(p) for p in [HERE.parent / "_docs_static"] if p.is_dir()]
-if html_static_path: mathjax_path = "tex-svg.js"  # maths without a network, see `make docs`
+html_static_path = [str(p) for p in (HERE / "static", HERE.parent / "_docs_static") if p.is_dir()]
+html_css_files = ["wide.css"]
+if len(html_static_path) == 2: mathjax_path = "tex-svg.js"  # maths without a network, see `make docs`
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 suppress_warnings = ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type"]
