@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'GRANULARITIES', 'PAPER', 'SETTINGS', 'paper_values', 'Learner']
 
-# %% ../nbs/05_learner.ipynb #2b94e937
+# %% ../nbs/05_learner.ipynb #4ed6ccb8
 import numpy as np
 import torch
 
@@ -13,9 +13,10 @@ from .data import load, write_atomically
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
+from .scoring import shortlist
 from .training import Trainer, measure, pick_device, pick_precision
 
-# %% ../nbs/05_learner.ipynb #6e18b566
+# %% ../nbs/05_learner.ipynb #73a67e01
 PROTOCOLS = ("resample", "pool")
 GRANULARITIES = ("sample", "batch")
 PAPER = {
@@ -34,13 +35,13 @@ def paper_values(
     own = dict(rounds=20, query_size=k, batch_size=min(64, k), learning_rate=0.005, weight_decay=8e-4)
     return dict(PAPER.get(data.name, own))
 
-# %% ../nbs/05_learner.ipynb #18f172b4
+# %% ../nbs/05_learner.ipynb #d0523bcb
 def _choice(name, value, allowed):
     "`value`, if it is one of `allowed`."
     if value not in allowed: raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
     return value
 
-# %% ../nbs/05_learner.ipynb #324f9df2
+# %% ../nbs/05_learner.ipynb #289e0203
 class Learner:
     "A network over a pool of images; it asks for labels, is taught them, and fits."
 
@@ -82,7 +83,7 @@ class Learner:
     @property
     def labels(self): return int((self.taught >= 0).sum())
 
-# %% ../nbs/05_learner.ipynb #f2d4ed65
+# %% ../nbs/05_learner.ipynb #83d7a4cb
 def _candidates(self: Learner):
     "Places it may ask about, sorted."
     return torch.arange(len(self.taught)) if self.protocol == "resample" else (self.taught < 0).nonzero()[:, 0]
@@ -99,16 +100,36 @@ def _query(
     self.queries += 1
     self.asked_scores = self.asked_guesses = None
     if self.strategy == "random": return candidates[torch.from_numpy(draw(len(candidates), k, seed))].numpy()
-    logits = self.trainer.predict(self.data.train.images, None if self.protocol == "resample" else candidates)
-    scores = uncertainty(logits, self.strategy)
-    place = select(scores, k, seed) if self.granularity == "sample" else torch.from_numpy(select_batches(scores, k, self.batch_size, seed))
-    self.asked_scores, self.asked_guesses = scores[place].numpy(), logits[place].argmax(1).numpy()
+    place, scores, self.asked_guesses = (_ranked if self.granularity == "batch" or self.trainer.dtype == torch.float32 else _shortlisted)(self, candidates, k, seed)
+    self.asked_scores = scores.numpy()
     return candidates[place].numpy()
+
+
+def _ranked(learner, candidates, k, seed):
+    "Places, scores and guesses of the k best, with every candidate scored in float32."
+    logits = learner.trainer.predict(learner.data.train.images, None if learner.protocol == "resample" else candidates)
+    scores = uncertainty(logits, learner.strategy)
+    place = select(scores, k, seed) if learner.granularity == "sample" else torch.from_numpy(select_batches(scores, k, learner.batch_size, seed))
+    return place, scores[place], logits[place].argmax(1).numpy()
+
+
+def _shortlisted(learner, candidates, k, seed):
+    "The same, with a shortlist by rough scores and only those on it scored in float32."
+    images, guesses = learner.data.train.images, torch.full((len(candidates),), -1)
+
+    def exact(place):
+        logits = learner.trainer.predict(images, candidates[place])
+        guesses[place] = logits.argmax(1)
+        return uncertainty(logits, learner.strategy)
+
+    rough = learner.trainer.predict(images, None if learner.protocol == "resample" else candidates, learner.trainer.dtype)
+    place, scores, learner.looked = shortlist(uncertainty(rough, learner.strategy), exact, k, seed)
+    return place, scores, guesses[place].numpy()
 
 
 Learner.candidates, Learner.query = _candidates, _query
 
-# %% ../nbs/05_learner.ipynb #039f443e
+# %% ../nbs/05_learner.ipynb #657625e7
 def _teach(
     self: Learner,
     indices,  # (k,) places in `data.train`
@@ -142,7 +163,7 @@ def _fit(self: Learner):
 
 Learner.teach, Learner.lesson, Learner.fit = _teach, _lesson, _fit
 
-# %% ../nbs/05_learner.ipynb #18963a1f
+# %% ../nbs/05_learner.ipynb #4ee8e7d5
 def _evaluate(self: Learner):  # dict of train, val and test figures, and `class_accuracy` on the test set
     "Loss and accuracy on what it was trained on, on validation and on test images."
     index = self.lesson()
@@ -163,7 +184,7 @@ def _training_error(self: Learner):  # in [0, 1]
 
 Learner.evaluate, Learner.training_error = _evaluate, _training_error
 
-# %% ../nbs/05_learner.ipynb #00ba1baf
+# %% ../nbs/05_learner.ipynb #448af45f
 SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learning_rate", "momentum", "norm", "epochs", "retrain", "device", "precision")
 
 
@@ -187,7 +208,7 @@ def _restore(
 
 Learner.state, Learner.restore = _state, _restore
 
-# %% ../nbs/05_learner.ipynb #efa0c8ad
+# %% ../nbs/05_learner.ipynb #bf742046
 def _save(
     self: Learner,
     path,  # file to write

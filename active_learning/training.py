@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEVICES', 'PRECISIONS', 'MICRO_BATCH', 'pick_device', 'pick_precision', 'Trainer', 'batches', 'measure']
 
-# %% ../nbs/04_training.ipynb #c15ba094
+# %% ../nbs/04_training.ipynb #4cf41bb1
 import copy
 
 import numpy as np
@@ -14,10 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from .models import fold
 from .query import stream
+from .scoring import BLOCK, Compiled, Int8, score, supported
 
-# %% ../nbs/04_training.ipynb #fb52b3f7
+# %% ../nbs/04_training.ipynb #e0a282f4
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 
 def pick_device(
@@ -34,13 +35,14 @@ def pick_device(
 
 
 def pick_precision(
-    name="auto",  # auto, float32 or bfloat16
+    name="auto",  # auto, float32, bfloat16 or int8
 ):  # a `torch.dtype`
-    "The number format of predictions; auto is float32, which never changes what is selected. Training is always float32."
+    "The number format of rough scores; auto is float32, which has no rough scores. Raises ValueError for one this machine lacks."
     if name not in PRECISIONS: raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if name == "int8" and not supported("int8"): raise ValueError("precision 'int8' needs a processor with VNNI instructions; choose auto, float32 or bfloat16")
+    return {"bfloat16": torch.bfloat16, "int8": torch.int8}.get(name, torch.float32)
 
-# %% ../nbs/04_training.ipynb #9f371a8b
+# %% ../nbs/04_training.ipynb #f97f41b4
 class Trainer:
     "A network with its optimiser and the images' scale: fits on labelled images, predicts on any."
 
@@ -69,28 +71,53 @@ class Trainer:
         x = images.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
         return x.sub_(self.mean).div_(self.std)
 
-# %% ../nbs/04_training.ipynb #7c4153ff
-MICRO_BATCH = 128  # images; what stays in the cache of a CPU core, and enough to fill a vector unit
+# %% ../nbs/04_training.ipynb #71cf64c1
+MICRO_BATCH = {"cpu": 128, "cuda": 4096, "mps": 1024}  # images through the network at once, where it is not compiled
+
+
+def _resident(
+    self: Trainer,
+    images,  # (n, channels, height, width) uint8
+):  # the same, on the device
+    "The pool on a GPU, moved there once as long as the same tensor is asked about; on a CPU, itself."
+    if self.device.type == "cpu" or images.device == self.device: return images
+    key = images.data_ptr(), images.shape, images._version
+    if getattr(self, "held", (None, None))[0] != key: self.held = key, images.to(self.device)
+    return self.held[1]
+
+
+def _plain(self: Trainer, images, index, dtype):
+    "Logits by the folded network, in micro-batches."
+    images, size = self.resident(images), MICRO_BATCH[self.device.type]
+    if index is not None: index = torch.as_tensor(index).to(images.device)
+    n, net = len(images) if index is None else len(index), copy.deepcopy(fold(self.model)).to(dtype, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        parts = (images[i:i + size] if index is None else images[index[i:i + size]] for i in range(0, n, size))
+        return torch.cat([net(self.floats(x).to(dtype)).float() for x in parts]).cpu()
+
+
+def _compiled(self: Trainer, images, dtype):
+    "The network for this CPU; whole numbers find their scales on a block of the images."
+    kind, args = (Int8, [images[::max(1, len(images) // BLOCK)][:BLOCK]]) if dtype == torch.int8 else (Compiled, [])
+    return kind(fold(self.model), images.shape[1:], self.mean, self.std, *args)
 
 
 def _predict(
     self: Trainer,
     images,  # (n, channels, height, width) uint8
     index=None,  # (m,) places to predict; None for all
+    dtype=torch.float32,  # float32, bfloat16 or int8
 ):  # (n or m, classes) float32 logits on the CPU
     "Logits, in eval mode and without gradients."
     n = len(images) if index is None else len(index)
     if not n: return torch.empty(0, self.model[-1].out_features)
-    size = MICRO_BATCH if self.device.type == "cpu" else 4096
-    net = copy.deepcopy(fold(self.model)).to(self.dtype, memory_format=torch.channels_last)
-    with torch.inference_mode():
-        out = [net(self.floats(images[i:i + size] if index is None else images[index[i:i + size]]).to(self.dtype)).float() for i in range(0, n, size)]
-        return torch.cat(out).cpu()
+    if self.device.type == "cpu" and dtype != torch.bfloat16 and supported(): return score(self.compiled(images, dtype), images, index)
+    return self.plain(images, index, dtype)
 
 
-Trainer.predict = _predict
+Trainer.resident, Trainer.plain, Trainer.compiled, Trainer.predict = _resident, _plain, _compiled, _predict
 
-# %% ../nbs/04_training.ipynb #ba1d45aa
+# %% ../nbs/04_training.ipynb #56b67bd4
 def batches(
     n,  # images
     batch_size,
@@ -102,7 +129,7 @@ def batches(
     if len(parts) > 1 and len(parts[-1]) == 1: parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 
-# %% ../nbs/04_training.ipynb #b4c61996
+# %% ../nbs/04_training.ipynb #4864c244
 def _fit(
     self: Trainer,
     images,  # (n, channels, height, width) uint8
@@ -128,7 +155,7 @@ def _fit(
 
 Trainer.fit = _fit
 
-# %% ../nbs/04_training.ipynb #1f6ae160
+# %% ../nbs/04_training.ipynb #08213717
 def measure(
     logits,  # (n, C)
     labels,  # (n,) int64

@@ -1,0 +1,40 @@
+"A sweep over a real Dask cluster survives the death of a worker."
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from active_learning.sweep import grid, sweep
+
+pytest.importorskip("papermill")
+
+
+def whole(folder, rounds):
+    "Whether a run folder is complete and no trace of an interruption is left."
+    names = {p.name for p in folder.iterdir()}
+    history = pd.read_csv(folder / "history.csv")
+    return ({"params.json", "history.csv", "classes.csv", "queries.npy", "model.pt"} <= names and not any("checkpoint" in n for n in names)
+            and history["round"].tolist() == list(range(rounds + 1)) and (np.load(folder / "queries.npy") >= 0).all())
+
+
+def test_worker_killed(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    rounds, runs = 40, grid(strategy=["random", "entropy", "smallest_margin"], seeds="0", rounds=40)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
+        victim, killed = cluster.workers[0].pid, threading.Event()
+
+        def kill():
+            "As soon as a run has written something, the first worker dies without a word."
+            while not list(tmp_path.glob("*/*/seed0/history.csv")): time.sleep(0.05)
+            os.kill(victim, signal.SIGKILL); killed.set()
+
+        threading.Thread(target=kill, daemon=True).start()
+        table = sweep(runs, tmp_path, executor=client.get_executor(), progress=False)
+    assert killed.is_set() and table.status.tolist() == ["done"] * 3, table[["name", "error"]].to_string()
+    folders = [p.parent for p in tmp_path.glob("*/*/seed0/params.json")]
+    assert len(folders) == 3 and all(whole(f, rounds) for f in folders)
+    assert sweep(runs, tmp_path, progress=False).status.tolist() == ["kept"] * 3
