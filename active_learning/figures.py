@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'class_curves', 'show_image', 'image_grid', 'behind',
-           'reach', 'stripe', 'paper_curves', 'paper_classes', 'class_columns', 'toy_panels', 'save']
+           'reach', 'stripe', 'paper_curves', 'paper_classes', 'class_columns', 'toy_panels', 'save',
+           'selection_panels']
 
-# %% ../nbs/09_figures.ipynb #f437befe
+# %% ../nbs/09_figures.ipynb #69ce3643
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.lines import Line2D
 
 from .measures import STRATEGIES
 
-# %% ../nbs/09_figures.ipynb #2e087aea
+# %% ../nbs/09_figures.ipynb #0136f105
 COLOURS = dict(zip(STRATEGIES, ("#7a7a7a", "#0072b2", "#e69f00", "#d55e00", "#009e73")))
 CLASS_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8c510a", "#999999")
 LABELS = {"round": "round", "labels": "labels revealed (different images)", "test_accuracy": "test accuracy", "val_accuracy": "validation accuracy",
@@ -26,7 +27,7 @@ def title(
     "A strategy's name as people write it."
     return name.replace("_", " ")
 
-# %% ../nbs/09_figures.ipynb #02098868
+# %% ../nbs/09_figures.ipynb #aecd7c2a
 def curves(
     ax,  # axes to draw on
     frame,  # tidy: strategy, seed and the columns x and y
@@ -42,7 +43,7 @@ def curves(
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=8)
 
-# %% ../nbs/09_figures.ipynb #6e69c3b6
+# %% ../nbs/09_figures.ipynb #e569dde5
 def class_curves(
     ax,  # axes to draw on
     frame,  # tidy: seed, round, class, accuracy, of one strategy
@@ -55,7 +56,7 @@ def class_curves(
     ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
 
-# %% ../nbs/09_figures.ipynb #df85ad37
+# %% ../nbs/09_figures.ipynb #587af07a
 def show_image(
     ax,  # axes to draw on
     image,  # (channels, height, width) uint8
@@ -81,7 +82,7 @@ def image_grid(
     fig.tight_layout(pad=0.3)
     return fig
 
-# %% ../nbs/09_figures.ipynb #f7cd9e8d
+# %% ../nbs/09_figures.ipynb #f5f5b3cb
 STYLE = {"figure.dpi": 100, "savefig.dpi": 110, "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "svg.hashsalt": "active_learning"}
 
 
@@ -101,10 +102,10 @@ def reach(
     end,  # the last published epoch, or 0
 ):
     "Show all rounds; beyond ours on a logarithmic scale where the published curve is far longer."
-    if end > 4 * rounds: ax.set_xscale("symlog", linthresh=rounds, linscale=0.9, subs=[]); ax.set_xticks([t for t in (0, rounds, 10 * rounds) if t < end / 1.5] + [end])
+    if end > 4 * rounds: ax.set_xscale("symlog", linthresh=rounds, linscale=0.9); ax.minorticks_off(); ax.set_xticks([t for t in (0, rounds, 10 * rounds) if t < end / 1.5] + [end])
     ax.xaxis.set_major_formatter("{x:g}"); ax.set_xlim(0, max(rounds, end) * 1.01)
 
-# %% ../nbs/09_figures.ipynb #37a56e8f
+# %% ../nbs/09_figures.ipynb #faa6f14c
 def stripe(
     ax,  # axes `curves` drew on
 ):
@@ -137,7 +138,7 @@ def paper_curves(
     fig.legend(swatches, names + ["published, mean of 3"] * (len(published) > 0), loc="outside lower center", ncols=6, frameon=False, fontsize=7.5, columnspacing=1.2, handlelength=1.8)
     return fig
 
-# %% ../nbs/09_figures.ipynb #b75862a4
+# %% ../nbs/09_figures.ipynb #3188f2d0
 def paper_classes(
     frame,  # tidy: seed, round, class, accuracy, of one strategy
     published,  # frame: class, epoch, value in [0, 1]; may be empty
@@ -153,7 +154,7 @@ def paper_classes(
     left.xaxis.get_major_locator().set_params(integer=True); fig.suptitle(heading, fontsize=10.5)
     return fig
 
-# %% ../nbs/09_figures.ipynb #961888de
+# %% ../nbs/09_figures.ipynb #3bce2753
 def class_columns(
     images,  # {class: list of (channels, height, width) uint8}
     captions,  # {class: text above its column}
@@ -168,7 +169,7 @@ def class_columns(
     fig.suptitle(heading, fontsize=10.5, y=0.995)
     return fig
 
-# %% ../nbs/09_figures.ipynb #e44ef60f
+# %% ../nbs/09_figures.ipynb #37d5675a
 def toy_panels(
     points,  # frame: x, y, class, random, chosen (1 where that draw labelled the point)
     draws,  # frame: draw, method, accuracy, a, b, c; the boundary is a·x + b·y + c = 0
@@ -191,7 +192,7 @@ def toy_panels(
     axes[3].set(xticks=[0, 1], xticklabels=["random", "chosen"], xlim=(-0.6, 1.6), title=f"accuracy, {draws['draw'].nunique()} draws"); axes[3].grid(alpha=0.25, axis="y"); axes[0].set_ylabel("$x_2$"); fig.suptitle(note, fontsize=10.5)
     return fig
 
-# %% ../nbs/09_figures.ipynb #c52d0c4c
+# %% ../nbs/09_figures.ipynb #da11ef7d
 def save(
     fig,  # a matplotlib figure
     path,  # where to
@@ -199,3 +200,19 @@ def save(
     "Write a PNG that depends on nothing but what is drawn."
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, metadata={"Software": None})
+
+# %% ../nbs/09_figures.ipynb #ebe5bf2c
+def selection_panels(
+    share,  # frame: strategies × classes, the share of each class in what was asked
+    again,  # frame: rounds × strategies, the share of a round asked for before
+):  # the figure
+    "Bars of classes on the left, repetition against rounds on the right."
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3), layout="constrained", width_ratios=(1.7, 1))
+    for i, name in enumerate([s for s in STRATEGIES if s in share.index]):
+        left.bar([x + 0.16 * (i - 2) for x in range(share.shape[1])], share.loc[name], 0.15, color=COLOURS[name], label=title(name))
+        right.plot(again.index, again[name], color=COLOURS[name], marker="o", ms=3)
+    left.set_xticks(range(share.shape[1]), share.columns, rotation=0 if max(map(len, share.columns)) < 3 else 30); left.set(ylabel="share of what was asked", xlabel="class")
+    right.set(xlabel="round", ylabel="share asked for before", ylim=(-0.02, 1.02)); right.xaxis.get_major_locator().set_params(integer=True)
+    for ax in (left, right): ax.spines[["top", "right"]].set_visible(False); ax.grid(alpha=0.25, axis="y")
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    return fig
