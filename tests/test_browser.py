@@ -1,0 +1,191 @@
+"JupyterLab and Voilà as a person sees them: mouse, keys, a killed kernel, hostile names."
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[1]
+CHROME, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+if not (CHROME and DRIVER): pytest.skip("Chromium or chromedriver is not installed: apt-get install chromium chromium-driver", allow_module_level=True)
+for module in ("jupyterlab", "ipywidgets", "anywidget", "papermill"): pytest.importorskip(module)
+selenium = pytest.importorskip("selenium")
+
+import papermill
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from active_learning.experiment import run
+from active_learning.labelling import demo_folder, read_log, standing
+
+HOSTILE = "<img src=x onerror=window.hurt=1>"
+SHOTS = os.environ.get("SCREENSHOTS")  # a folder to keep pictures in
+
+
+def free_port():
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
+
+
+def environment(root):
+    "The checkout first, and nothing of the user's Jupyter."
+    own = {f"JUPYTER_{n}_DIR": str(root / f"jupyter-{n.lower()}") for n in ("CONFIG", "DATA", "RUNTIME")}
+    return {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(root / "spaces"), "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
+
+
+def serve(root, port, *command):
+    "A server, when it answers."
+    log = open(root / f"server-{port}.log", "w")
+    p = subprocess.Popen([sys.executable, "-m", *command], cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True)
+    for _ in range(240):
+        if p.poll() is not None: pytest.fail(f"the server ended: {(root / f'server-{port}.log').read_text()[-2000:]}")
+        try: socket.create_connection(("127.0.0.1", port), 1).close(); return p
+        except OSError: time.sleep(0.5)
+    p.terminate(); pytest.fail("the server never answered")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    "A folder with images to label, two finished runs and the two notebooks."
+    root = tmp_path_factory.mktemp("lab")
+    demo_folder(root / "pictures", 60)
+    (root / "pictures" / "torn.png").write_bytes(b"\x89PNG torn")
+    for s in ("random", "entropy"): run(progress=False, dataset="digits", classes="0,1,7", strategy=s, protocol="pool", rounds=3, query_size=20, initial_size=20, seeds=0, out_dir=str(root / "runs"))
+    settings = dict(folder=str(root / "pictures"), classes=f"zero,one,two,{HOSTILE}", labeller="ana", start=4, step=4, epochs=2, check_every=0)
+    for name, parameters in (("label", {**settings, "grid": 4}), ("explore", dict(runs=str(root / "runs")))):
+        papermill.execute_notebook(str(HOME / "nbs" / f"{name}.ipynb"), str(root / f"{name}.ipynb"), parameters, prepare_only=True, progress_bar=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def lab(root):
+    port = free_port()
+    p = serve(root, port, "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={root}",
+              "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=")
+    yield f"http://127.0.0.1:{port}"
+    p.send_signal(signal.SIGTERM)
+    try: p.wait(20)
+    except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROME
+    for a in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run", "--window-size=1200,1500", f"--user-data-dir={tmp_path_factory.mktemp('chrome')}"): options.add_argument(a)
+    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    page.set_script_timeout(90)
+    yield page
+    page.quit()
+
+
+def until(page, what, seconds=90): return WebDriverWait(page, seconds, 0.05, ignored_exceptions=(Exception,)).until(what)
+def all_of(page, css): return page.find_elements(By.CSS_SELECTOR, css)
+def shot(page, name): SHOTS and page.save_screenshot(str(Path(SHOTS) / f"{name}.png"))
+
+
+def run_all(page, lab, name):
+    "Open a notebook and run all its cells."
+    page.get(f"{lab}/lab/tree/{name}.ipynb?token=secret&reset")
+    until(page, lambda p: p.execute_script("const w = window.jupyterapp?.shell.currentWidget; return w?.sessionContext?.session?.kernel?.connectionStatus === 'connected' && w.content.model?.cells.length > 2"))
+    page.execute_script("jupyterapp.commands.execute('application:toggle-left-area'); jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def answers(root, who="ana"): return standing(read_log(root / "pictures" / f"labels-{who}.csv"))
+
+
+def grow(page, root, act, by=1, who="ana"):
+    "Do something, and wait for the log and for a page that can take the next answer."
+    before = len(answers(root, who))
+    act()
+    until(page, lambda p: len(answers(root, who)) == before + by)
+    until(page, lambda p: all_of(p, ".al-tile:not(.al-done)"))
+
+
+def press(page, key): page.execute_script("document.querySelector('.al-board').focus({preventScroll: true})"); ActionChains(page).send_keys(key).perform()
+
+
+def kill_kernel(lab):
+    "SIGKILL the one kernel that runs."
+    request = urllib.request.Request(f"{lab}/api/kernels", headers={"Authorization": "token secret"})
+    (kernel,) = json.load(urllib.request.urlopen(request))
+    pid = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if kernel["id"].encode() in p.read_bytes())
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_label_ten_images_across_a_killed_kernel(page, lab, root):
+    run_all(page, lab, "label")
+    until(page, lambda p: all_of(p, "button.al-label"))
+    assert HOSTILE in all_of(page, "button.al-label")[3].text, "a hostile class name is text"
+    for choice in (0, 1, 2, 3): grow(page, root, lambda: all_of(page, "button.al-label")[choice].click())
+    for key in "123": grow(page, root, lambda: press(page, key))
+    last = list(answers(root))[-1]
+    grow(page, root, lambda: press(page, "u"), by=-1)
+    assert last not in answers(root)
+    until(page, lambda p: last in all_of(p, ".al-name")[0].text)
+    until(page, lambda p: "%" in all_of(p, ".al-guess")[0].text)  # trained in the background
+    shot(page, "labeller")
+    kept = list(answers(root))
+
+    kill_kernel(lab)
+    run_all(page, lab, "label")
+    until(page, lambda p: all_of(p, "button.al-label") and "6 labels given" in p.page_source)
+    assert list(answers(root)) == kept
+    for key in "1234": grow(page, root, lambda: press(page, key))
+    assert [r["label"] for r in answers(root).values()][-4:] == ["zero", "one", "two", HOSTILE] and len(answers(root)) == 10
+    cells = page.execute_script("return jupyterapp.shell.currentWidget.content.model.cells.length")
+    for key in ("n", "s", "b", "d", "d"): press(page, key)
+    until(page, lambda p: len(answers(root)) == 12)
+    assert page.execute_script("return jupyterapp.shell.currentWidget.content.model.cells.length") == cells, "keys stay in the board"
+
+    next(b for b in all_of(page, "button") if b.text == "Export CSV").click()
+    until(page, lambda p: re.search("10 images written to", p.page_source))
+    (out,) = (root / "pictures-labelled").glob("*.csv")
+    assert len(out.read_text().splitlines()) == 11
+    assert page.execute_script("return window.hurt") is None
+
+
+def test_explorer_slides_and_drags(page, lab, root):
+    run_all(page, lab, "explore")
+    until(page, lambda p: len(all_of(p, ".al-simplex")) == 4)
+    picture = lambda: all_of(page, ".widget-image")[0].get_attribute("src")
+    before, score = picture(), all_of(page, ".al-score")[3].text
+    assert "asked about by both" in page.page_source
+    press_on = all_of(page, ".noUi-handle")[0]
+    page.execute_script("arguments[0].focus()", press_on)
+    ActionChains(page).send_keys("\ue014").perform()  # right arrow
+    until(page, lambda p: picture() != before)
+    board = all_of(page, ".al-simplex > div")[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", board)
+    ActionChains(page).move_to_element(board).click_and_hold().move_by_offset(20, 20).release().perform()
+    until(page, lambda p: all_of(p, ".al-score")[3].text != score)
+    shot(page, "playground")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", all_of(page, ".widget-image")[0])
+    shot(page, "explorer")
+
+
+def test_labeller_is_a_page_of_its_own(page, root):
+    pytest.importorskip("voila")
+    port = free_port()
+    papermill.execute_notebook(str(HOME / "nbs" / "label.ipynb"), str(root / "form.ipynb"), dict(start=4, step=4, epochs=1), prepare_only=True, progress_bar=False)
+    p = serve(root, port, "voila", "form.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1")
+    try:
+        page.get(f"http://127.0.0.1:{port}/")
+        until(page, lambda p: len(all_of(p, "input[type=text]")) == 3)
+        for field, text in zip(all_of(page, "input[type=text]"), (str(root / "pictures"), "zero, one", "ben")): field.clear(); field.send_keys(text + "\t")
+        next(b for b in all_of(page, "button") if b.text == "Start").click()
+        until(page, lambda p: all_of(p, "button.al-label"))
+        assert "from active_learning" not in page.page_source, "no code on the page"
+        for key in "12": grow(page, root, lambda: press(page, key), who="ben")
+        shot(page, "page")
+    finally:
+        p.send_signal(signal.SIGTERM); p.wait(20)

@@ -1,0 +1,74 @@
+"A person's answers survive what happens to kernels, and answering stays quick while the model trains."
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from active_learning.labelling import Session, demo_folder, read_log, resume, standing
+
+CLASSES = "0,1,2,3,4,5,6,7,8,9"
+HOME = str(Path(__file__).parents[1])
+LABEL = f"""
+import sys; sys.path.insert(0, {HOME!r})
+from active_learning.labelling import Session
+session = Session(sys.argv[1], {CLASSES!r}, sys.argv[2], device="cpu")
+for _ in range(int(sys.argv[3])):
+    f = session.ask()[0]; session.answer(f, "3"); print(f, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path): return demo_folder(tmp_path / "digits", 60)
+
+
+def person(folder, name, n):
+    "A process that labels n images and then sits there."
+    return subprocess.Popen([sys.executable, "-c", LABEL, str(folder), name, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_process_loses_nothing_that_was_acknowledged(folder):
+    p = person(folder, "ana", 30)
+    told = [p.stdout.readline().strip() for _ in range(12)]
+    os.kill(p.pid, signal.SIGKILL); told += p.stdout.read().split(); p.wait()
+    kept = list(standing(read_log(folder / "labels-ana.csv")))
+    assert kept[:len(told)] == told and len(kept) - len(told) <= 1
+    session = Session(folder, CLASSES, "ana", device="cpu")
+    assert list(session.answers()) == kept and not set(session.ask(60)) & set(kept)
+    session.close()
+
+
+def test_two_people_keep_apart_and_one_name_is_held_once(folder):
+    a = person(folder, "ana", 5)
+    for _ in range(5): a.stdout.readline()
+    with pytest.raises(RuntimeError, match="already labelling"): Session(folder, CLASSES, "ana", device="cpu")
+    ben = Session(folder, CLASSES, "ben", device="cpu")
+    for f in ben.ask(5): ben.answer(f, "1")
+    a.kill(); a.communicate()
+    logs = {who: standing(read_log(folder / f"labels-{who}.csv")) for who in ("ana", "ben")}
+    assert [len(v) for v in logs.values()] == [5, 5] and not set(logs["ana"]) & set(logs["ben"])
+    ben.close()
+
+
+def test_answering_is_quick_while_a_training_runs(folder):
+    session, slow = Session(folder, CLASSES, start=10, step=1, epochs=60, check_every=0, device="cpu"), []
+    for i in range(40):
+        begun = time.perf_counter()
+        f = session.ask()[0]; session.answer(f, str(i % 10)); session.train(); session.ask()
+        if session.pending and not session.pending.done(): slow.append(time.perf_counter() - begun)
+        time.sleep(0.02)
+    session.close()
+    assert len(slow) > 10, "no training ran beside the answers"
+    assert sorted(slow)[len(slow) // 2] < 0.2, f"slowest {max(slow):.3f} s"
+
+
+def test_folder_labels_are_taught_and_held_out(folder):
+    for i, c in enumerate("ab" * 10): (folder / c).mkdir(exist_ok=True); os.replace(folder / f"{i:04d}.png", folder / c / f"{i:04d}.png")
+    session = resume(Session(folder, "", "ana", start=5, epochs=1, device="cpu"))
+    assert session.classes == ["a", "b"] and len(session.given) == 16 and session.fits[-1].held == 4
+    assert not [f for f in session.ask(60) if "/" in f]
+    session.close()
