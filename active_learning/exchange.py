@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['table', 'export_csv', 'bring', 'import_csv', 'export_folders', 'export_label_studio', 'import_label_studio']
 
-# %% ../nbs/13_exchange.ipynb #143b3996
+# %% ../nbs/13_exchange.ipynb #df869053
 import csv
 import json
 import re
@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from .data import write_atomically
 
-# %% ../nbs/13_exchange.ipynb #7360e3c8
+# %% ../nbs/13_exchange.ipynb #3431be7d
 def table(
     session,  # a `Session`
 ):  # list of (file, class, labeller)
@@ -26,7 +26,7 @@ def table(
     said = {f: (c, who) for f, (c, who) in session.known().items() if c in classes}
     return [(f, *v) for f, v in {**given, **said}.items()]
 
-# %% ../nbs/13_exchange.ipynb #14e8cb36
+# %% ../nbs/13_exchange.ipynb #d9ff5eef
 def export_csv(
     session,  # a `Session`
     path,  # file to write
@@ -62,7 +62,7 @@ def import_csv(
         if missing := {"file", "label"} - set(rows.fieldnames or ()): raise ValueError(f"{Path(path).name} has no column {', '.join(sorted(missing))}; its first line must name file and label")
         return bring(session, {r["file"]: r["label"] for r in rows if r["label"]}, Path(path).name)
 
-# %% ../nbs/13_exchange.ipynb #5a0e2df3
+# %% ../nbs/13_exchange.ipynb #b47b9e37
 def _apart(names, clean):
     "A safe and different name for each of `names`."
     found = {}
@@ -92,7 +92,7 @@ def export_folders(
         shutil.copyfile(session.root / f, out / folders[c] / files[f])
     return len(rows)
 
-# %% ../nbs/13_exchange.ipynb #09fbb3d7
+# %% ../nbs/13_exchange.ipynb #4c1ec451
 def _choice(label):
     "One chosen class, the way Label Studio writes it."
     return dict(id="label", type="choices", from_name="choice", to_name="image", value=dict(choices=[label]))
@@ -121,15 +121,15 @@ def export_label_studio(
     Path(path).with_suffix(".xml").write_text(f'<View><Image name="image" value="$image"/><Choices name="choice" toName="image">{choices}</Choices></View>\n', encoding="utf-8")
     return len(tasks)
 
-# %% ../nbs/13_exchange.ipynb #36668561
+# %% ../nbs/13_exchange.ipynb #aaea53b3
 def _file(session, data):
     "The file of the folder a task is about, or None."
     files = {*session.place, *session.data.test.files}
     if data.get("file") in files: return data["file"]
     url = unquote(str(data.get("image", "")))
-    ends = [f for f in files if url == f or url.endswith(("/" + f, "=" + f))]
-    bare = re.sub(r"^[0-9a-f]{8}-", "", url.split("/")[-1])
-    found = [max(ends, key=len)] if ends else [f for f in files if f.split("/")[-1] == bare]
+    ends = [f for f in files if url == f or url.endswith("=" + f) or ("/" in f and url.endswith("/" + f))]
+    bare = {url.split("/")[-1], re.sub(r"^[0-9a-f]{8}-", "", url.split("/")[-1])}
+    found = [max(ends, key=len)] if ends else [f for f in files if f.split("/")[-1] in bare]
     return found[0] if len(found) == 1 else None
 
 

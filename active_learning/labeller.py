@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'ESM', 'CSS', 'needs', 'picture', 'plain', 'curve', 'figures', 'Labeller', 'label']
 
-# %% ../nbs/14_labeller.ipynb #33df0d77
+# %% ../nbs/14_labeller.ipynb #819f50bd
 import asyncio
 import base64
 import functools
@@ -25,13 +25,13 @@ from .exchange import export_csv, export_folders, export_label_studio, import_cs
 from .labelling import Session, advice, demo_folder, pace, resume
 from .measures import STRATEGIES
 
-# %% ../nbs/14_labeller.ipynb #9fcf3b9a
+# %% ../nbs/14_labeller.ipynb #aae49a69
 def needs(*names):
     "Modules of the notebook extra. Raises ImportError that says how to get them."
     try: return [importlib.import_module(n) for n in names]
     except ImportError as e: raise ImportError(f"{e.name} is missing: pip install active_learning[notebook]") from e
 
-# %% ../nbs/14_labeller.ipynb #524a1ca5
+# %% ../nbs/14_labeller.ipynb #153cd033
 @functools.lru_cache(512)
 def _picture(path, side, changed):
     "A data URL of the image, upright, at most `side` pixels."
@@ -57,7 +57,7 @@ def plain(text):
     "Text that any browser can be sent."
     return str(text).encode("utf-8", "replace").decode()
 
-# %% ../nbs/14_labeller.ipynb #0c1c6b89
+# %% ../nbs/14_labeller.ipynb #337a2623
 KEYS = "123456789abcdefijklmopqrtvwxyz"  # g, h, n, s and u do something else
 
 ESM = """
@@ -88,7 +88,7 @@ function render({ model, el }) {
   }
   function buttons() {
     bar.replaceChildren(); more.replaceChildren();
-    model.get("classes").forEach((c, i) => button(bar, c, model.get("keys")[i] ?? "", "label", i));
+    model.get("classes").forEach((c, i) => button(bar, c, model.get("letters")[i] ?? "", "label", i));
     button(more, "not any of these", "n", "none"); button(more, "skip", "s", "skip"); button(more, "undo", "u", "undo"); button(more, "show or hide the guess", "g", "guess");
   }
   function draw() {
@@ -144,10 +144,10 @@ CSS = """
 def _board():
     "The class of the widget, made when it is first needed."
     anywidget, t = needs("anywidget", "traitlets")
-    fields = dict(classes=t.List(), keys=t.List(), tiles=t.List(), guess=t.Bool(True))
+    fields = dict(classes=t.List(), letters=t.List(), tiles=t.List(), guess=t.Bool(True))
     return type("Board", (anywidget.AnyWidget,), {"_esm": ESM, "_css": CSS, **{k: v.tag(sync=True) for k, v in fields.items()}})
 
-# %% ../nbs/14_labeller.ipynb #1e5134db
+# %% ../nbs/14_labeller.ipynb #31e3c194
 def curve(
     fits,  # list of `Fit`
     width=300,  # pixels
@@ -177,7 +177,7 @@ def figures(
     if session.fits and (f := session.fits[-1]).held: said.append(f"right on {f.right} of {f.held} held-out images")
     return " · ".join(s for s in said if s)
 
-# %% ../nbs/14_labeller.ipynb #0a9e3c76
+# %% ../nbs/14_labeller.ipynb #192dc844
 class Labeller:
     "A session with buttons."
 
@@ -191,7 +191,7 @@ class Labeller:
         (w,) = needs("ipywidgets")
         self.session, self.grid, self.out = session, int(grid), Path(out).expanduser() if out else session.root.with_name(session.root.name + "-labelled")
         self.page, self.shown, self.ahead = {}, 0, ThreadPoolExecutor(1, "pictures")
-        self.board = _board()(classes=[plain(c) for c in session.classes], keys=list(KEYS[:len(session.classes)]), guess=show_guess)
+        self.board = _board()(classes=[plain(c) for c in session.classes], letters=list(KEYS[:len(session.classes)]), guess=show_guess)
         self.board.on_msg(self.heard)
         self.bar, self.line, self.side, self.said = w.IntProgress(max=len(session.shuffled) - len(session.given), layout=w.Layout(width="260px")), w.HTML(), w.HTML(), w.HTML()
         self.box = w.VBox([w.HBox([self.bar, self.line]), self.board, self.side, self.exports(w), self.said])
@@ -207,7 +207,7 @@ class Labeller:
 
     def say(self, text, wrong=False): self.said.value = f'<div role="status" style="color:{"#b3261e" if wrong else "inherit"}">{html.escape(plain(text))}</div>'
 
-# %% ../nbs/14_labeller.ipynb #cdaae8f5
+# %% ../nbs/14_labeller.ipynb #6e25be14
 def _next_page(self: Labeller, first=()):
     "Fill the page: `first`, then what is left open on it, then what the learner asks."
     answered = self.session.known()
@@ -241,7 +241,7 @@ def _draw(self: Labeller):
 
 Labeller.next_page, Labeller.guess, Labeller.draw = _next_page, _guess, _draw
 
-# %% ../nbs/14_labeller.ipynb #c9514adc
+# %% ../nbs/14_labeller.ipynb #41cbc9b4
 def _tell(self: Labeller):
     "Progress, curve and advice."
     s = self.session
@@ -279,7 +279,7 @@ def _trained(self: Labeller):
 
 Labeller.tell, Labeller.heard, Labeller.trained = _tell, _heard, _trained
 
-# %% ../nbs/14_labeller.ipynb #0fb888ec
+# %% ../nbs/14_labeller.ipynb #52e65ad5
 def _exports(self: Labeller, w):
     "A row of buttons for what `13_exchange` does."
     stamp = lambda name: self.out / f"{time.strftime('%Y%m%d-%H%M%S')}{name}"
@@ -305,7 +305,7 @@ def _do(self: Labeller, what):
 
 Labeller.exports, Labeller.do = _exports, _do
 
-# %% ../nbs/14_labeller.ipynb #1ba9faba
+# %% ../nbs/14_labeller.ipynb #9a4cd57a
 def label(
     folder="",  # a folder of images; "" for a form
     classes="",  # "cat, dog"; "" for the names of the folders

@@ -21,6 +21,7 @@ selenium = pytest.importorskip("selenium")
 
 import papermill
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -68,7 +69,8 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lab(root):
-    port = free_port()
+    port, news = free_port(), root / "settings" / "@jupyterlab" / "apputils-extension"
+    news.mkdir(parents=True); (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     p = serve(root, port, "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={root}",
               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=")
     yield f"http://127.0.0.1:{port}"
@@ -88,7 +90,12 @@ def page(tmp_path_factory):
     page.quit()
 
 
-def until(page, what, seconds=90): return WebDriverWait(page, seconds, 0.05, ignored_exceptions=(Exception,)).until(what)
+def until(page, what, seconds=90):
+    "Wait; what the page showed when it was too long is kept."
+    try: return WebDriverWait(page, seconds, 0.1, ignored_exceptions=(Exception,)).until(what)
+    except TimeoutException: shot(page, "timeout"); raise
+
+
 def all_of(page, css): return page.find_elements(By.CSS_SELECTOR, css)
 def shot(page, name): SHOTS and page.save_screenshot(str(Path(SHOTS) / f"{name}.png"))
 
