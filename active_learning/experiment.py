@@ -348,7 +348,8 @@ def _step(self: Run):
     self.round += 1
     start = time.perf_counter()
     k = min(self.p["query_size"], len(self.learner.candidates()))
-    asked = self.learner.query(k)
+    try: asked = self.learner.query(k)
+    except ValueError as e: raise ValueError(f"round {self.round}, seed {self.seed}: the network cannot be asked any more, {e}; lower the learning rate or look at the images") from e
     self.seconds[0] += time.perf_counter() - start
     row = {"queries": asked, "scores": self.learner.asked_scores, "guesses": self.learner.asked_guesses}
     for name, values in row.items(): self.files[name].put(self.round - 1, values)

@@ -1,0 +1,224 @@
+"Disks, networks, archives and repetitions."
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import urllib.error
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import faults
+from active_learning import data as data_module
+from active_learning.data import load, unpack, write_atomically
+from active_learning.experiment import run
+from active_learning.repeat import compare, repeat
+from active_learning.training import Trainer
+
+TINY = dict(dataset="digits", classes="0,1", rounds=3, query_size=32, seeds=0, device="cpu", progress=False, norm="dropout")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return run(**TINY, out_dir=str(tmp_path_factory.mktemp("reference")))[0]
+
+
+@pytest.fixture
+def pictures(tmp_path): return faults.album(tmp_path / "pictures")
+
+
+@contextmanager
+def small_disk(folder, size):
+    "A file system of its own, of this many bytes."
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, text=True) if sys.platform == "linux" else None
+    if done is None or done.returncode: pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else sys.platform}; the refusing disk of test_resume stands in")
+    try: yield folder
+    finally: subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk(tmp_path, reference):
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        whole = sum(f.stat().st_size for f in reference.iterdir())
+        (disk / "other").write_bytes(bytes(3 * 2**20 - 2 * whole))
+        with pytest.raises(OSError, match="No space left on device") as e: run(**TINY, out_dir=str(disk))
+        assert any("are kept in" in n for n in e.value.__notes__)
+        (disk / "other").unlink()
+        assert all(compare(reference, run(**TINY, out_dir=str(disk))[0]).values())
+
+
+def test_read_only_folder(tmp_path):
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(OSError, match="out_dir = .* cannot be written .*Read-only"): run(**TINY, out_dir=str(disk))
+
+
+def test_out_dir_that_is_a_file(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="cannot be written"): run(**TINY, out_dir=str(tmp_path / "taken"))
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch, pictures):
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    with pytest.warns(UserWarning, match="cannot be written"): assert len(load(pictures).train)
+
+
+def test_cache_that_is_damaged(tmp_path, monkeypatch, pictures):
+    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    whole = load(pictures)
+    for damage in (lambda b: b[:-100], lambda b: b"", lambda b: b"\0" * len(b)):
+        for f in (tmp_path / "cache").rglob("*.*"): f.write_bytes(damage(f.read_bytes()))
+        assert torch.equal(load(pictures).train.images, whole.train.images)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "kept"
+    write_atomically(path, lambda f: f.write(b"old"))
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError): write_atomically(path, lambda f: f.write(b"new"))
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("error", [urllib.error.URLError("Name or service not known"), TimeoutError("timed out"), ConnectionResetError("reset"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("dataset", ["mnist", "fruits360"])
+def test_lost_network(dataset, error, tmp_path, monkeypatch):
+    def lost(*_, **__): raise error
+    monkeypatch.setattr("urllib.request.urlopen", lost)
+    with pytest.raises(FileNotFoundError, match="put the files there yourself") as e: load(dataset, root=tmp_path)
+    assert str(tmp_path) in str(e.value) and not list(tmp_path.rglob("*.part"))
+
+
+class Response(io.BytesIO):
+    "What a server answers."
+    headers, length, url = {}, 0, "https://example.org"
+    def getheader(self, *_): return None
+    def geturl(self): return self.url
+
+
+def served(monkeypatch, content):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(content))
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fruits360"])
+@pytest.mark.parametrize("content", [b"", b"<html>captive portal</html>", b"PK\3\4 cut short"])
+def test_something_else_was_served(dataset, content, tmp_path, monkeypatch):
+    served(monkeypatch, content)
+    with pytest.raises(FileNotFoundError, match="the download failed"): load(dataset, root=tmp_path)
+    assert not (tmp_path / "fruits-360").exists()
+
+
+def archive(members, mode=None):
+    f = io.BytesIO()
+    with zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            if mode: info.external_attr = mode << 16
+            z.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return f.getvalue()
+
+
+def test_archive_of_other_content(tmp_path, monkeypatch):
+    served(monkeypatch, archive({"top/Training/Apple 1/a.jpg": b"poison", "top/Test/Apple 1/a.jpg": b"poison"}))
+    with pytest.raises(ValueError, match="do not trust it"): load("fruits360", root=tmp_path)
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/outside"])
+def test_archive_that_leaves_its_folder(name, tmp_path):
+    (tmp_path / "evil.zip").write_bytes(archive({"fine": b"x", name: b"x"}))
+    with pytest.raises(ValueError, match="outside.*leaves the folder"): unpack(tmp_path / "evil.zip", tmp_path / "in")
+    assert os.listdir(tmp_path) == ["evil.zip"]
+
+
+def test_archive_with_a_link_and_archive_without_end(tmp_path):
+    (tmp_path / "link.zip").write_bytes(archive({"link": b"/etc/passwd"}, stat.S_IFLNK | 0o777))
+    with pytest.raises(ValueError, match="is a link"): unpack(tmp_path / "link.zip", tmp_path / "in")
+    (tmp_path / "bomb.zip").write_bytes(archive({"zeros": bytes(10**8)}))
+    with pytest.raises(ValueError, match="unpacks to 100,000,000 bytes"): unpack(tmp_path / "bomb.zip", tmp_path / "in", limit=10**7)
+    assert not (tmp_path / "in").exists()
+
+
+def test_memory_runs_out(tmp_path, reference, monkeypatch):
+    fit, fits = Trainer.fit, iter(range(99))
+    def starved(self, *args, **kwargs):
+        if next(fits) == 2: torch.empty(2**60)
+        return fit(self, *args, **kwargs)
+    monkeypatch.setattr(Trainer, "fit", starved)
+    with pytest.raises(RuntimeError, match="memory") as e: run(**TINY, out_dir=str(tmp_path))
+    assert any("same command again" in n for n in e.value.__notes__)
+    assert len(pd.read_csv(next(tmp_path.rglob("history.csv")))) == 3
+    assert all(compare(reference, run(**TINY, out_dir=str(tmp_path))[0]).values())
+
+
+@pytest.mark.parametrize("error, batch_size, says", [(FloatingPointError, 2, r"round \d+, seed 0: loss is (nan|inf) in batch \d+"), (ValueError, 32, r"round \d+, seed 0: the network cannot be asked")])
+def test_an_explosion_names_its_place_and_the_history_is_kept(error, batch_size, says, tmp_path):
+    with pytest.raises(error, match=says) as e: run(**{**TINY, "norm": "none", "rounds": 20}, learning_rate=100, batch_size=batch_size, out_dir=str(tmp_path))
+    folder = next(tmp_path.rglob("history.csv")).parent
+    assert len(pd.read_csv(folder / "history.csv")) == int(str(e.value).split()[1].rstrip(",")) and not (folder / "model.pt").exists()
+    with pytest.raises(error, match=says): run(**{**TINY, "norm": "none", "rounds": 20}, learning_rate=100, batch_size=batch_size, out_dir=str(tmp_path))
+
+
+def test_nan_scores_raise(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "predict", lambda self, images, index=None: torch.full((len(images), 2), torch.nan))
+    with pytest.raises(ValueError, match="row 0 holds NaN"): run(**TINY, out_dir=str(tmp_path))
+
+
+# ---- the same result ---------------------------------------------------------------------------------------------------------
+
+def test_alone_in_a_call_of_many_and_repeated(tmp_path, reference):
+    many = run(**{**TINY, "seeds": "2,0,1"}, out_dir=str(tmp_path))
+    assert all(compare(reference, many[1]).values()) and not all(compare(reference, many[0]).values())
+    verdict = repeat(reference, progress=False)
+    assert {"history.csv", "classes.csv", "queries.npy", "scores.npy", "guesses.npy", "model.pt"} <= set(verdict) and all(verdict.values())
+
+
+def test_repeat_as_a_command(tmp_path, reference):
+    env = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    command = [sys.executable, "-m", "active_learning.repeat"]
+    good = subprocess.run([*command, str(reference)], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert good.returncode == 0 and "equal     model.pt" in good.stdout and "DIFFERENT" not in good.stdout, good.stderr
+    record = json.loads((reference / "params.json").read_text())
+    forged = tmp_path / "forged"; forged.mkdir()
+    for f in reference.iterdir(): (forged / f.name).write_bytes(f.read_bytes())
+    (forged / "params.json").write_text(json.dumps({**record, "parameters": {**record["parameters"], "momentum": 0.5}}))
+    bad = subprocess.run([*command, str(forged)], capture_output=True, text=True, env={**env, "PYTHONHASHSEED": "8", "LC_ALL": "C.UTF-8"})
+    assert bad.returncode == 1 and "DIFFERENT model.pt" in bad.stdout
+    none = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert none.returncode == 1 and "not a run folder" in none.stderr and "Traceback" not in none.stderr
+
+
+def test_the_order_in_which_files_were_made_does_not_matter(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    files = sorted(f for f in pictures.rglob("*") if f.is_file())
+    for name, order in (("a", files), ("b", files[::-1])):
+        for f in order:
+            copy = tmp_path / name / "set" / f.relative_to(pictures); copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(f.read_bytes())
+    real = Path.rglob
+    one, = run(dataset=str(tmp_path / "a" / "set"), rounds=2, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "one"))
+    monkeypatch.setattr(Path, "rglob", lambda self, p: iter(list(real(self, p))[::-1]))
+    other, = run(dataset=str(tmp_path / "b" / "set"), rounds=2, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "other"))
+    assert all(compare(one, other).values())
+
+
+def test_repeating_on_changed_data_is_refused(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    folder, = run(dataset=str(pictures), rounds=1, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "runs"))
+    first = sorted((pictures / "a").iterdir())[0]; first.write_bytes(sorted((pictures / "b").iterdir())[0].read_bytes())
+    with pytest.raises(ValueError, match="other data"): repeat(folder, progress=False)
+    with pytest.raises(ValueError, match="of other content"): run(dataset=str(pictures), rounds=1, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "runs"))
+
+
+def test_another_number_of_threads_is_said(tmp_path, reference):
+    was = json.loads((reference / "params.json").read_text())
+    folder = tmp_path / reference.relative_to(reference.parents[2]); folder.mkdir(parents=True)
+    (folder / "params.json").write_text(json.dumps({**was, "versions": {**was["versions"], "threads": 64}}))
+    with pytest.warns(UserWarning, match="begun with threads 64, now"): run(**TINY, out_dir=str(tmp_path))
