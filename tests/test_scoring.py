@@ -1,0 +1,84 @@
+"Scores do not depend on neighbours, threads or precision."
+import numpy as np
+import pytest
+import torch
+
+from active_learning.data import load
+from active_learning.learner import Learner
+from active_learning.measures import STRATEGIES
+from active_learning.models import build, fold
+from active_learning.query import select
+from active_learning.scoring import BLOCK, Compiled, rows, score, shortlist, supported
+from active_learning.training import Trainer
+
+needs = pytest.mark.skipif(not supported(), reason="no fused kernels in this PyTorch")
+needs8 = pytest.mark.skipif(not supported("int8"), reason="no int8 kernels on this processor")
+
+
+def noise(n, shape, seed=0): return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("norm", ["batch", "dropout", "none"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 11, 8), (3, 32, 32), (3, 21, 34)])
+def test_equals_the_network(shape, norm):
+    u, mean, std = noise(BLOCK + 3, shape), (0.4, 0.5, 0.6)[:shape[0]], (0.2, 0.3, 0.25)[:shape[0]]
+    t = Trainer(build(shape, 7, norm, seed=2), mean, std, device="cpu")
+    t.fit(u[:128], torch.arange(128) % 7, 64)
+    with torch.no_grad(): true = t.model.eval()((u / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1))
+    assert torch.allclose(t.predict(u), true, atol=1e-5) and torch.allclose(t.plain(u, None, torch.float32), true, atol=1e-5)
+
+
+@needs
+def test_neighbours_and_threads_do_not_matter():
+    t, u, threads = Trainer(build((1, 28, 28), 10), device="cpu"), noise(2 * BLOCK + 17, (1, 28, 28)), torch.get_num_threads()
+    whole, some = t.predict(u), torch.randperm(len(u))[:BLOCK + 5]
+    assert torch.equal(t.predict(u, some), whole[some]) and torch.equal(t.predict(u[-1:]), whole[-1:])
+    try:
+        for n in (1, 4):
+            torch.set_num_threads(n)
+            assert torch.equal(t.predict(u), whole) and torch.get_num_threads() == n
+    finally: torch.set_num_threads(threads)
+
+
+def test_without_the_kernels_the_answer_is_the_same(monkeypatch):
+    t, u = Trainer(build((3, 32, 32), 5), device="cpu"), noise(70, (3, 32, 32))
+    fast = t.predict(u)
+    monkeypatch.setattr("active_learning.training.supported", lambda *a: False)
+    assert torch.allclose(t.predict(u), fast, atol=1e-5)
+    with pytest.raises(ValueError, match="VNNI"): Trainer(build((3, 32, 32), 5), device="cpu", precision="int8")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.int8, marks=needs8)])
+def test_low_precision_leaves_the_model_alone(dtype):
+    t, u = Trainer(build((1, 28, 28), 10, "none"), device="cpu"), noise(40, (1, 28, 28))
+    before = {k: v.clone() for k, v in t.model.state_dict().items()}
+    assert not torch.equal(t.predict(u, dtype=dtype), t.predict(u))
+    assert all(v.dtype == before[k].dtype and torch.equal(v, before[k]) for k, v in t.model.state_dict().items())
+
+
+@pytest.mark.parametrize("k", [0, 1, 50, 999, 1000])
+@pytest.mark.parametrize("error", [0.0, 0.2, 50.0])
+def test_shortlist_is_exact(k, error):
+    g = torch.Generator().manual_seed(k)
+    true = (torch.randn(1000, generator=g) * 20).round().double() / 20  # many ties
+    places, scores, looked = shortlist(true + error * (torch.rand(1000, generator=g) - 0.5), lambda i: true[i], k, seed=3, margin=64)
+    assert torch.equal(places, select(true, k, 3)) and torch.equal(scores, true[places]) and looked <= 1000
+
+
+@needs8
+@pytest.mark.parametrize("protocol", ["resample", "pool"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_int8_asks_what_float32_asks(strategy, protocol):
+    data, asked = load("digits"), []
+    for precision in ("float32", "int8"):
+        learner = Learner(data, strategy, 1, protocol, device="cpu", precision=precision)
+        asked.append([])
+        for _ in range(3):
+            i = learner.query(64)
+            asked[-1].append((i, learner.asked_scores, learner.asked_guesses)); learner.teach(i, data.train.labels[i]); learner.fit()
+    for a, b in zip(*asked):
+        for x, y in zip(a, b): assert (x is None and y is None) or np.array_equal(x, y)
+
+
+def test_unknown_layers_are_refused():
+    with pytest.raises(TypeError, match="Sigmoid"): rows(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Sigmoid()))
