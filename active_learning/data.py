@@ -378,7 +378,7 @@ def _check_classes(path, rows):
 def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     "A data set from class folders, with or without a split of its own."
     root = Path(path).expanduser()
-    if not root.is_dir(): raise FileNotFoundError(f"no folder {root}; dataset is digits, mnist, fruits360 or the path of a folder of images")
+    if not os.path.isdir(root): raise FileNotFoundError(f"no folder {str(root)[:200]!r}; dataset is digits, mnist, fruits360 or the path of a folder of images")
     first, second = _either(root, "train", "Training"), _either(root, "test", "Test")
     if (first is None) != (second is None): raise ValueError(f"{root} has {(first or second).name}/ alone; it needs train/ and test/ (or Training/ and Test/), or only a folder per class")
     files, labels, rows = _read_split(root, first or root, category, classes)

@@ -34,7 +34,7 @@ from .measures import STRATEGIES
 from .models import NORMS
 from .progress import tqdm
 from .query import draw, stream
-from .training import DEVICES, PRECISIONS, pick_device
+from .training import PRECISIONS, pick_device
 
 # %% ../nbs/06_experiment.ipynb #faa59b6d
 class Oracle:
@@ -69,11 +69,17 @@ REAL = dict(epsilon=(0, 1), learning_rate=(0, 100), momentum=(0, 1))
 LONGEST = dict(experiment=200)  # characters of a text; a folder's name can be 255 bytes
 
 # %% ../nbs/06_experiment.ipynb #6199c5bb
+def _brief(value):
+    "A wrong value as a message shows it."
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+
+
 def _number(name, value, low, high, whole):
     "`value` as a number in its range."
     kind = "a whole number" if whole else "a number"
-    wrong = ValueError(f"{name} = {value!r}: expected {kind} from {low} to {high}")
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value): raise wrong
+    wrong = ValueError(f"{name} = {_brief(value)}: expected {kind} from {low} to {high}")
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)): raise wrong
     if not low <= value <= high or (whole and value != int(value)): raise wrong
     return int(value) if whole else float(value)
 
@@ -83,7 +89,7 @@ def seed_list(
 ):  # list of int
     "Seeds from a number, a comma-separated text or a list. Raises ValueError for anything else, and for a seed given twice."
     parts = seeds.split(",") if isinstance(seeds, str) else seeds if isinstance(seeds, (list, tuple)) else [seeds]
-    wrong = ValueError(f"seeds = {seeds!r}: expected different whole numbers from 0 to {2**31 - 1}, such as 5 or 0,1,2")
+    wrong = ValueError(f"seeds = {_brief(seeds)}: expected different whole numbers from 0 to {2**31 - 1}, such as 5 or 0,1,2")
     try: found = [int(str(s).strip()) for s in parts]
     except ValueError: raise wrong from None
     if not found or len(set(found)) < len(found) or not all(0 <= s < 2**31 for s in found): raise wrong
@@ -92,9 +98,9 @@ def seed_list(
 # %% ../nbs/06_experiment.ipynb #9dab0040
 def _text(name, value):
     "`value` as text; numbers are what papermill makes of 7."
-    if isinstance(value, (bool, float)) or not isinstance(value, (str, int, Path)): raise ValueError(f"{name} = {value!r}: expected text")
+    if isinstance(value, (bool, float)) or not isinstance(value, (str, int, Path)): raise ValueError(f"{name} = {_brief(value)}: expected text")
     text, longest = str(value), LONGEST.get(name, 4000)
-    if len(text) > longest or not text.isprintable(): raise ValueError(f"{name} = {text[:40]!r}: expected at most {longest} printable characters")
+    if len(text) > longest or not text.isprintable(): raise ValueError(f"{name} = {_brief(text)}: expected at most {longest} printable characters")
     return text
 
 
@@ -105,16 +111,17 @@ def check(
     for name in params:
         if name not in DEFAULTS:
             close = difflib.get_close_matches(str(name), DEFAULTS, 1)
-            raise TypeError(f"unknown parameter {name!r}{f', did you mean {close[0]!r}?' if close else ''} There are: {', '.join(DEFAULTS)}")
+            raise TypeError(f"unknown parameter {_brief(name)}{f', did you mean {close[0]!r}?' if close else ''} There are: {', '.join(DEFAULTS)}")
     p = {**DEFAULTS, **params}
     for name, allowed in CHOICES.items():
-        if not isinstance(p[name], str) or p[name] not in allowed: raise ValueError(f"{name} = {p[name]!r}: choose one of {', '.join(allowed)}")
+        if not isinstance(p[name], str) or p[name] not in allowed: raise ValueError(f"{name} = {_brief(p[name])}: choose one of {', '.join(allowed)}")
     for name, (low, high) in WHOLE.items(): p[name] = _number(name, p[name], low, high, True)
     for name, (low, high) in REAL.items(): p[name] = _number(name, p[name], low, high, False)
     for name in ("dataset", "classes", "device", "data_dir", "out_dir", "experiment"): p[name] = _text(name, p[name])
-    if not isinstance(p["resume"], (bool, np.bool_)): raise ValueError(f"resume = {p['resume']!r}: choose True or False")
+    if not isinstance(p["resume"], (bool, np.bool_)): raise ValueError(f"resume = {_brief(p['resume'])}: choose True or False")
     if not p["dataset"] or not p["out_dir"]: raise ValueError("dataset and out_dir must not be empty; dataset is digits, mnist, fruits360 or a folder of images")
     if set(p["experiment"]) & set('/\\:') or p["experiment"].startswith("."): raise ValueError(f"experiment = {p['experiment']!r}: expected a plain folder name")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", p["device"]): raise ValueError(f"device = {p['device']!r}: choose auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1")
     pick_device(p["device"])
     return {**p, "seeds": seed_list(p["seeds"])}
 
