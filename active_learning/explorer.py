@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'CORNERS', 'LOW_IS_UNSURE', 'SIMPLEX', 'Saved', 'find', 'read', 'shared', 'round_figure', 'png', 'Explorer',
            'landscape', 'moved', 'playground']
 
-# %% ../nbs/15_explorer.ipynb #de884c5d
+# %% ../nbs/15_explorer.ipynb #acdeb2df
 import base64
 import functools
 import html
@@ -24,7 +24,7 @@ from .data import load
 from .labeller import needs, plain
 from .measures import MEASURES
 
-# %% ../nbs/15_explorer.ipynb #342e2937
+# %% ../nbs/15_explorer.ipynb #20d85c26
 @dataclass(frozen=True)
 class Saved:
     "A run folder, read."
@@ -59,7 +59,7 @@ def read(
     arrays = [np.load(folder / f"{n}.npy") for n in ("queries", "scores", "guesses")]
     return Saved(name, json.loads((folder / "params.json").read_text())["parameters"], pd.read_csv(folder / "history.csv"), *arrays)
 
-# %% ../nbs/15_explorer.ipynb #59d6fbda
+# %% ../nbs/15_explorer.ipynb #d5448677
 COLOURS = ("#0072b2", "#d55e00")
 
 
@@ -97,9 +97,9 @@ def _image(ax, run, n, j, data, both, colour):
     for s in ax.spines.values(): s.set(color=colour if i in both else "0.8", linewidth=4 if i in both else 0.5)
     took = f"{data.classes[guess]}?" if guess >= 0 else "no guess"
     ax.set_title(plain(f"{took}\nis {data.classes[data.train.labels[i]]}"), fontsize=7, parse_math=False)
-    if np.isfinite(score): ax.set_xlabel(f"{score:.2f}", fontsize=7)
+    if np.isfinite(score): ax.set_xlabel(f"{score:.3g}", fontsize=7)
 
-# %% ../nbs/15_explorer.ipynb #710dbb9d
+# %% ../nbs/15_explorer.ipynb #85db49d0
 def round_figure(
     pair,  # one `Saved` or two
     n,  # the round
@@ -117,7 +117,7 @@ def round_figure(
     for row, run, colour in zip(rows, pair, COLOURS):
         cells = row.subplots(1, columns)
         for ax in cells: ax.axis("off")
-        for ax, j in zip(cells, run.asked(n)): ax.axis("on"); _image(ax, run, n, j, data, both, colour)
+        for ax, j in zip(cells, sorted(run.asked(n), key=lambda j: run.queries[n - 1, j] not in both)): ax.axis("on"); _image(ax, run, n, j, data, both, colour)
         row.suptitle(f"{run.name}: log score under each image" if np.isfinite(run.scores[n - 1]).any() else f"{run.name}: no scores", fontsize=8, color=colour, x=0.01, ha="left")
     return fig
 
@@ -130,7 +130,7 @@ def png(
     out = io.BytesIO(); fig.savefig(out, format="png", **{"dpi": 90, **how})
     return out.getvalue()
 
-# %% ../nbs/15_explorer.ipynb #86f35ec1
+# %% ../nbs/15_explorer.ipynb #b471e15e
 @functools.lru_cache(4)
 def _data(dataset, classes, root): return load(dataset, classes, root or None)
 
@@ -178,7 +178,7 @@ class Explorer:
         self.said.value = html.escape(plain(both))
         self.image.value = png(round_figure(pair, n, data))
 
-# %% ../nbs/15_explorer.ipynb #83e098a0
+# %% ../nbs/15_explorer.ipynb #4c95991f
 CORNERS = np.array([[0, 0], [1, 0], [0.5, 0.75**0.5]])
 LOW_IS_UNSURE = ("largest_margin", "smallest_margin")
 
@@ -240,7 +240,7 @@ def _simplex():
     anywidget, t = needs("anywidget", "traitlets")
     return type("Simplex", (anywidget.AnyWidget,), {"_esm": SIMPLEX, **{k: t.List().tag(sync=True) for k in ("names", "pictures", "p", "scores")}})
 
-# %% ../nbs/15_explorer.ipynb #276259b0
+# %% ../nbs/15_explorer.ipynb #c3ef85c1
 def moved(
     p,  # three probabilities
     i,  # which one was moved

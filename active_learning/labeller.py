@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'ESM', 'CSS', 'needs', 'picture', 'plain', 'curve', 'figures', 'Labeller', 'label']
 
-# %% ../nbs/14_labeller.ipynb #819f50bd
+# %% ../nbs/14_labeller.ipynb #a9c653de
 import asyncio
 import base64
 import functools
@@ -25,13 +25,13 @@ from .exchange import export_csv, export_folders, export_label_studio, import_cs
 from .labelling import Session, advice, demo_folder, pace, resume
 from .measures import STRATEGIES
 
-# %% ../nbs/14_labeller.ipynb #aae49a69
+# %% ../nbs/14_labeller.ipynb #3d61115c
 def needs(*names):
     "Modules of the notebook extra. Raises ImportError that says how to get them."
     try: return [importlib.import_module(n) for n in names]
     except ImportError as e: raise ImportError(f"{e.name} is missing: pip install active_learning[notebook]") from e
 
-# %% ../nbs/14_labeller.ipynb #153cd033
+# %% ../nbs/14_labeller.ipynb #24dea5df
 @functools.lru_cache(512)
 def _picture(path, side, changed):
     "A data URL of the image, upright, at most `side` pixels."
@@ -57,7 +57,7 @@ def plain(text):
     "Text that any browser can be sent."
     return str(text).encode("utf-8", "replace").decode()
 
-# %% ../nbs/14_labeller.ipynb #337a2623
+# %% ../nbs/14_labeller.ipynb #6bb74ebf
 KEYS = "123456789abcdefijklmopqrtvwxyz"  # g, h, n, s and u do something else
 
 ESM = """
@@ -96,7 +96,8 @@ function render({ model, el }) {
     grid.classList.toggle("al-many", tiles.length > 1);
     grid.replaceChildren(...tiles.map((t, i) => {
       const tile = make("div", "al-tile" + (i === active && tiles.length > 1 ? " al-active" : "") + (open(t) ? "" : " al-done"));
-      if (t.src) { const img = make("img", ""); img.src = t.src; img.alt = t.name; tile.append(img); } else tile.append(make("div", "al-broken", t.broken));
+      const src = model.get("pictures")[t.id];
+      if (src) { const img = make("img", ""); img.src = src; img.alt = t.name; tile.append(img); } else tile.append(make("div", "al-broken", t.broken));
       tile.append(make("div", "al-name", t.name), make("div", "al-guess", model.get("guess") ? t.guess : ""), make("div", "al-answer", t.answer));
       tile.onclick = () => { if (open(t)) { active = i; draw(); } root.focus({ preventScroll: true }); };
       return tile;
@@ -119,7 +120,7 @@ export default { render };
 """
 
 CSS = """
-.al-board { outline: 2px solid transparent; border-radius: 6px; padding: 8px; color: var(--jp-ui-font-color1, #222); font-family: var(--jp-ui-font-family, sans-serif); }
+.al-board { outline: 2px solid transparent; outline-offset: -2px; border-radius: 6px; padding: 8px; color: var(--jp-ui-font-color1, #222); font-family: var(--jp-ui-font-family, sans-serif); }
 .al-board:focus-within { outline-color: #0072b2; }
 .al-grid { display: flex; flex-wrap: wrap; gap: 10px; min-height: 160px; }
 .al-tile { border: 3px solid transparent; border-radius: 6px; padding: 4px; width: 260px; box-sizing: border-box; }
@@ -144,10 +145,10 @@ CSS = """
 def _board():
     "The class of the widget, made when it is first needed."
     anywidget, t = needs("anywidget", "traitlets")
-    fields = dict(classes=t.List(), letters=t.List(), tiles=t.List(), guess=t.Bool(True))
+    fields = dict(classes=t.List(), letters=t.List(), pictures=t.Dict(), tiles=t.List(), guess=t.Bool(True))
     return type("Board", (anywidget.AnyWidget,), {"_esm": ESM, "_css": CSS, **{k: v.tag(sync=True) for k, v in fields.items()}})
 
-# %% ../nbs/14_labeller.ipynb #31e3c194
+# %% ../nbs/14_labeller.ipynb #d449292d
 def curve(
     fits,  # list of `Fit`
     width=300,  # pixels
@@ -177,7 +178,7 @@ def figures(
     if session.fits and (f := session.fits[-1]).held: said.append(f"right on {f.right} of {f.held} held-out images")
     return " · ".join(s for s in said if s)
 
-# %% ../nbs/14_labeller.ipynb #192dc844
+# %% ../nbs/14_labeller.ipynb #67169d25
 class Labeller:
     "A session with buttons."
 
@@ -207,7 +208,7 @@ class Labeller:
 
     def say(self, text, wrong=False): self.said.value = f'<div role="status" style="color:{"#b3261e" if wrong else "inherit"}">{html.escape(plain(text))}</div>'
 
-# %% ../nbs/14_labeller.ipynb #6e25be14
+# %% ../nbs/14_labeller.ipynb #662c7d05
 def _next_page(self: Labeller, first=()):
     "Fill the page: `first`, then what is left open on it, then what the learner asks."
     answered = self.session.known()
@@ -230,18 +231,20 @@ def _guess(self: Labeller, file):
 
 def _draw(self: Labeller):
     "Send tiles and figures."
-    own, tiles = self.session.answers(), []
+    own, tiles, pictures = self.session.answers(), [], {}
     for i, f in self.page.items():
         src, broken = picture(self.session.root / f) if f not in self.session.broken else ("", f"cannot be shown: {plain(self.session.broken[f])}")
         answer = (own[f]["label"] or {"skip": "skipped", "none": "not any of these"}[own[f]["action"]]) if f in own else ""
-        tiles.append(dict(id=i, src=src, name=plain(f), broken=broken, guess=self.guess(f), answer=plain(answer)))
+        pictures[str(i)] = src
+        tiles.append(dict(id=i, name=plain(f), broken=broken, guess=self.guess(f), answer=plain(answer)))
+    self.board.pictures = pictures  # travels only when the page changes
     self.board.tiles = tiles
     self.tell()
 
 
 Labeller.next_page, Labeller.guess, Labeller.draw = _next_page, _guess, _draw
 
-# %% ../nbs/14_labeller.ipynb #41cbc9b4
+# %% ../nbs/14_labeller.ipynb #4ee73525
 def _tell(self: Labeller):
     "Progress, curve and advice."
     s = self.session
@@ -279,7 +282,7 @@ def _trained(self: Labeller):
 
 Labeller.tell, Labeller.heard, Labeller.trained = _tell, _heard, _trained
 
-# %% ../nbs/14_labeller.ipynb #52e65ad5
+# %% ../nbs/14_labeller.ipynb #b1416762
 def _exports(self: Labeller, w):
     "A row of buttons for what `13_exchange` does."
     stamp = lambda name: self.out / f"{time.strftime('%Y%m%d-%H%M%S')}{name}"
@@ -305,7 +308,7 @@ def _do(self: Labeller, what):
 
 Labeller.exports, Labeller.do = _exports, _do
 
-# %% ../nbs/14_labeller.ipynb #9a4cd57a
+# %% ../nbs/14_labeller.ipynb #806eff3a
 def label(
     folder="",  # a folder of images; "" for a form
     classes="",  # "cat, dog"; "" for the names of the folders
@@ -324,7 +327,8 @@ def _form(**settings):
     "Ask for the folder first."
     (w,) = needs("ipywidgets")
     wide = dict(layout=w.Layout(width="520px"), style=dict(description_width="110px"))
-    folder, classes, who = w.Text(description="Folder", placeholder="/home/ana/pictures", **wide), w.Text(description="Classes", placeholder="cat, dog (or empty: the names of its folders)", **wide), w.Text(value="me", description="Your name", **wide)
+    text = lambda name, value, hint: w.Text(value=value, description=name, placeholder=hint, continuous_update=False, **wide)
+    folder, classes, who = text("Folder", "", "/home/ana/pictures"), text("Classes", "", "cat, dog (or empty: the names of its folders)"), text("Your name", "me", "")
     strategy, grid = w.Dropdown(options=STRATEGIES, value=settings.pop("strategy", "entropy"), description="Strategy", **wide), w.Dropdown(options=[1, 4, 6, 9, 12], value=6, description="Images at once", **wide)
     start, demo, said = w.Button(description="Start", button_style="primary"), w.Button(description="Try it on digits"), w.HTML()
     box = w.VBox([folder, classes, who, strategy, grid, w.HBox([start, demo]), said])
