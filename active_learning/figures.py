@@ -7,14 +7,14 @@ __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'cl
            'reach', 'stripe', 'paper_curves', 'paper_classes', 'class_columns', 'toy_panels', 'save',
            'selection_panels']
 
-# %% ../nbs/09_figures.ipynb #69ce3643
+# %% ../nbs/09_figures.ipynb #db0a38c4
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.lines import Line2D
 
 from .measures import STRATEGIES
 
-# %% ../nbs/09_figures.ipynb #0136f105
+# %% ../nbs/09_figures.ipynb #f8b1a2ee
 COLOURS = dict(zip(STRATEGIES, ("#7a7a7a", "#0072b2", "#e69f00", "#d55e00", "#009e73")))
 CLASS_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8c510a", "#999999")
 LABELS = {"round": "round", "labels": "labels revealed (different images)", "test_accuracy": "test accuracy", "val_accuracy": "validation accuracy",
@@ -27,7 +27,7 @@ def title(
     "A strategy's name as people write it."
     return name.replace("_", " ")
 
-# %% ../nbs/09_figures.ipynb #aecd7c2a
+# %% ../nbs/09_figures.ipynb #a9b42475
 def curves(
     ax,  # axes to draw on
     frame,  # tidy: strategy, seed and the columns x and y
@@ -43,7 +43,7 @@ def curves(
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=8)
 
-# %% ../nbs/09_figures.ipynb #e569dde5
+# %% ../nbs/09_figures.ipynb #00c53e2b
 def class_curves(
     ax,  # axes to draw on
     frame,  # tidy: seed, round, class, accuracy, of one strategy
@@ -56,7 +56,7 @@ def class_curves(
     ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
 
-# %% ../nbs/09_figures.ipynb #587af07a
+# %% ../nbs/09_figures.ipynb #90438773
 def show_image(
     ax,  # axes to draw on
     image,  # (channels, height, width) uint8
@@ -82,7 +82,7 @@ def image_grid(
     fig.tight_layout(pad=0.3)
     return fig
 
-# %% ../nbs/09_figures.ipynb #f5f5b3cb
+# %% ../nbs/09_figures.ipynb #a464c38f
 STYLE = {"figure.dpi": 100, "savefig.dpi": 110, "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "svg.hashsalt": "active_learning"}
 
 
@@ -105,7 +105,7 @@ def reach(
     if end > 4 * rounds: ax.set_xscale("symlog", linthresh=rounds, linscale=0.9); ax.minorticks_off(); ax.set_xticks([t for t in (0, rounds, 10 * rounds) if t < end / 1.5] + [end])
     ax.xaxis.set_major_formatter("{x:g}"); ax.set_xlim(0, max(rounds, end) * 1.01)
 
-# %% ../nbs/09_figures.ipynb #faa6f14c
+# %% ../nbs/09_figures.ipynb #407d47aa
 def stripe(
     ax,  # axes `curves` drew on
 ):
@@ -138,7 +138,7 @@ def paper_curves(
     fig.legend(swatches, names + ["published, mean of 3"] * (len(published) > 0), loc="outside lower center", ncols=6, frameon=False, fontsize=7.5, columnspacing=1.2, handlelength=1.8)
     return fig
 
-# %% ../nbs/09_figures.ipynb #3188f2d0
+# %% ../nbs/09_figures.ipynb #e9a2b9b0
 def paper_classes(
     frame,  # tidy: seed, round, class, accuracy, of one strategy
     published,  # frame: class, epoch, value in [0, 1]; may be empty
@@ -154,7 +154,7 @@ def paper_classes(
     left.xaxis.get_major_locator().set_params(integer=True); fig.suptitle(heading, fontsize=10.5)
     return fig
 
-# %% ../nbs/09_figures.ipynb #3bce2753
+# %% ../nbs/09_figures.ipynb #6715520d
 def class_columns(
     images,  # {class: list of (channels, height, width) uint8}
     captions,  # {class: text above its column}
@@ -169,7 +169,7 @@ def class_columns(
     fig.suptitle(heading, fontsize=10.5, y=0.995)
     return fig
 
-# %% ../nbs/09_figures.ipynb #37d5675a
+# %% ../nbs/09_figures.ipynb #7b881b06
 def toy_panels(
     points,  # frame: x, y, class, random, chosen (1 where that draw labelled the point)
     draws,  # frame: draw, method, accuracy, a, b, c; the boundary is a·x + b·y + c = 0
@@ -179,7 +179,7 @@ def toy_panels(
     fig, axes = plt.subplots(1, 4, figsize=(8.6, 2.7), layout="constrained", width_ratios=(1, 1, 1, 1.05))
     for ax, method in zip(axes, ("", "random", "chosen")):
         for c, colour, mark in ((0, "#009e73", "o"), (1, "#d55e00", "^")):
-            own = points[points["class"] == c]; lit = own[own[method] == 1] if method else own
+            own = points[points["class"].astype(int) == c]; lit = own[own[method] == 1] if method else own
             if method: ax.scatter(own.x, own.y, s=5, color="#dddddd", marker=mark, lw=0)
             ax.scatter(lit.x, lit.y, s=22 if method else 7, color=colour, marker=mark, lw=0.3, edgecolor="white", zorder=3)
         ax.set(xlim=points.x.agg(["min", "max"]) * 1.05, ylim=points.y.agg(["min", "max"]) * 1.05, xticks=[-2, 0, 2], yticks=[-2, 0, 2], title=f"{len(points)} points, two classes", xlabel="$x_1$"); ax.set_aspect("equal", "datalim")
@@ -192,7 +192,7 @@ def toy_panels(
     axes[3].set(xticks=[0, 1], xticklabels=["random", "chosen"], xlim=(-0.6, 1.6), title=f"accuracy, {draws['draw'].nunique()} draws"); axes[3].grid(alpha=0.25, axis="y"); axes[0].set_ylabel("$x_2$"); fig.suptitle(note, fontsize=10.5)
     return fig
 
-# %% ../nbs/09_figures.ipynb #da11ef7d
+# %% ../nbs/09_figures.ipynb #27630abb
 def save(
     fig,  # a matplotlib figure
     path,  # where to
@@ -201,7 +201,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, metadata={"Software": None})
 
-# %% ../nbs/09_figures.ipynb #ebe5bf2c
+# %% ../nbs/09_figures.ipynb #3ecfa564
 def selection_panels(
     share,  # frame: strategies × classes, the share of each class in what was asked
     again,  # frame: rounds × strategies, the share of a round asked for before
