@@ -7,14 +7,14 @@ __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'cl
            'reach', 'stripe', 'paper_curves', 'paper_classes', 'class_columns', 'toy_panels', 'save',
            'selection_panels']
 
-# %% ../nbs/09_figures.ipynb #69ce3643
+# %% ../nbs/09_figures.ipynb #f6615987
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.lines import Line2D
 
 from .measures import STRATEGIES
 
-# %% ../nbs/09_figures.ipynb #0136f105
+# %% ../nbs/09_figures.ipynb #bdcfbed8
 COLOURS = dict(zip(STRATEGIES, ("#7a7a7a", "#0072b2", "#e69f00", "#d55e00", "#009e73")))
 CLASS_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8c510a", "#999999")
 LABELS = {"round": "round", "labels": "labels revealed (different images)", "test_accuracy": "test accuracy", "val_accuracy": "validation accuracy",
@@ -27,7 +27,7 @@ def title(
     "A strategy's name as people write it."
     return name.replace("_", " ")
 
-# %% ../nbs/09_figures.ipynb #aecd7c2a
+# %% ../nbs/09_figures.ipynb #ef0c6ae3
 def curves(
     ax,  # axes to draw on
     frame,  # tidy: strategy, seed and the columns x and y
@@ -43,7 +43,7 @@ def curves(
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=8)
 
-# %% ../nbs/09_figures.ipynb #e569dde5
+# %% ../nbs/09_figures.ipynb #5197652c
 def class_curves(
     ax,  # axes to draw on
     frame,  # tidy: seed, round, class, accuracy, of one strategy
@@ -56,7 +56,7 @@ def class_curves(
     ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
 
-# %% ../nbs/09_figures.ipynb #587af07a
+# %% ../nbs/09_figures.ipynb #e776084b
 def show_image(
     ax,  # axes to draw on
     image,  # (channels, height, width) uint8
@@ -82,7 +82,7 @@ def image_grid(
     fig.tight_layout(pad=0.3)
     return fig
 
-# %% ../nbs/09_figures.ipynb #f5f5b3cb
+# %% ../nbs/09_figures.ipynb #d9086390
 STYLE = {"figure.dpi": 100, "savefig.dpi": 110, "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "svg.hashsalt": "active_learning"}
 
 
@@ -105,7 +105,7 @@ def reach(
     if end > 4 * rounds: ax.set_xscale("symlog", linthresh=rounds, linscale=0.9); ax.minorticks_off(); ax.set_xticks([t for t in (0, rounds, 10 * rounds) if t < end / 1.5] + [end])
     ax.xaxis.set_major_formatter("{x:g}"); ax.set_xlim(0, max(rounds, end) * 1.01)
 
-# %% ../nbs/09_figures.ipynb #faa6f14c
+# %% ../nbs/09_figures.ipynb #35bc8163
 def stripe(
     ax,  # axes `curves` drew on
 ):
@@ -138,7 +138,7 @@ def paper_curves(
     fig.legend(swatches, names + ["published, mean of 3"] * (len(published) > 0), loc="outside lower center", ncols=6, frameon=False, fontsize=7.5, columnspacing=1.2, handlelength=1.8)
     return fig
 
-# %% ../nbs/09_figures.ipynb #3188f2d0
+# %% ../nbs/09_figures.ipynb #eb504056
 def paper_classes(
     frame,  # tidy: seed, round, class, accuracy, of one strategy
     published,  # frame: class, epoch, value in [0, 1]; may be empty
@@ -154,7 +154,7 @@ def paper_classes(
     left.xaxis.get_major_locator().set_params(integer=True); fig.suptitle(heading, fontsize=10.5)
     return fig
 
-# %% ../nbs/09_figures.ipynb #3bce2753
+# %% ../nbs/09_figures.ipynb #f2dcebf4
 def class_columns(
     images,  # {class: list of (channels, height, width) uint8}
     captions,  # {class: text above its column}
@@ -162,14 +162,14 @@ def class_columns(
 ):  # the figure
     "A column of images for each class."
     rows = max(map(len, images.values()))
-    fig, axes = plt.subplots(rows, len(images), figsize=(8.6, 0.86 * rows + 0.75), squeeze=False, gridspec_kw=dict(wspace=0.06, hspace=0.06, left=0.01, right=0.99, bottom=0.01, top=1 - 0.72 / (0.86 * rows + 0.75)))
+    fig, axes = plt.subplots(rows, len(images), figsize=(8.6, 0.86 * rows + 0.9), squeeze=False, gridspec_kw=dict(wspace=0.06, hspace=0.06, left=0.01, right=0.99, bottom=0.01, top=1 - 0.87 / (0.86 * rows + 0.9)))
     for ax in axes.flat: ax.axis("off")
     for column, (name, own) in zip(axes.T, images.items()):
         for i, (ax, image) in enumerate(zip(column, own)): show_image(ax, image, captions[name] if i == 0 else "")
     fig.suptitle(heading, fontsize=10.5, y=0.995)
     return fig
 
-# %% ../nbs/09_figures.ipynb #37d5675a
+# %% ../nbs/09_figures.ipynb #8db7b0d7
 def toy_panels(
     points,  # frame: x, y, class, random, chosen (1 where that draw labelled the point)
     draws,  # frame: draw, method, accuracy, a, b, c; the boundary is a·x + b·y + c = 0
@@ -179,10 +179,10 @@ def toy_panels(
     fig, axes = plt.subplots(1, 4, figsize=(8.6, 2.7), layout="constrained", width_ratios=(1, 1, 1, 1.05))
     for ax, method in zip(axes, ("", "random", "chosen")):
         for c, colour, mark in ((0, "#009e73", "o"), (1, "#d55e00", "^")):
-            own = points[points["class"] == c]; lit = own[own[method] == 1] if method else own
+            own = points[points["class"].astype(int) == c]; lit = own[own[method] == 1] if method else own
             if method: ax.scatter(own.x, own.y, s=5, color="#dddddd", marker=mark, lw=0)
             ax.scatter(lit.x, lit.y, s=22 if method else 7, color=colour, marker=mark, lw=0.3, edgecolor="white", zorder=3)
-        ax.set(xlim=points.x.agg(["min", "max"]) * 1.05, ylim=points.y.agg(["min", "max"]) * 1.05, xticks=[-2, 0, 2], yticks=[-2, 0, 2], title=f"{len(points)} points, two classes", xlabel="$x_1$"); ax.set_aspect("equal", "datalim")
+        ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], title=f"{len(points)} points, two classes", xlabel="$x_1$"); ax.set_aspect("equal", "datalim")
         if method:
             d = draws[(draws.method == method) & (draws["draw"] == 0)].iloc[0]; ax.axline((-d.c / d.a, 0), (-(d.c + d.b) / d.a, 1), color="#0072b2", lw=1.6)
             ax.set_title(f"{int(points[method].sum())} {'random' if method == 'random' else 'chosen'} labels: {d.accuracy:.1%}")
@@ -192,7 +192,7 @@ def toy_panels(
     axes[3].set(xticks=[0, 1], xticklabels=["random", "chosen"], xlim=(-0.6, 1.6), title=f"accuracy, {draws['draw'].nunique()} draws"); axes[3].grid(alpha=0.25, axis="y"); axes[0].set_ylabel("$x_2$"); fig.suptitle(note, fontsize=10.5)
     return fig
 
-# %% ../nbs/09_figures.ipynb #da11ef7d
+# %% ../nbs/09_figures.ipynb #439bc41f
 def save(
     fig,  # a matplotlib figure
     path,  # where to
@@ -201,7 +201,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, metadata={"Software": None})
 
-# %% ../nbs/09_figures.ipynb #ebe5bf2c
+# %% ../nbs/09_figures.ipynb #f9380e71
 def selection_panels(
     share,  # frame: strategies × classes, the share of each class in what was asked
     again,  # frame: rounds × strategies, the share of a round asked for before

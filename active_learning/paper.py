@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'root', 'read', 'about', 'note', 'published', 'draw', 'places', 'show']
 
-# %% ../nbs/13_paper.ipynb #d77e974e
+# %% ../nbs/13_paper.ipynb #ead21fe4
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from . import figures
 from .data import data_root, load, read_image
 from .measures import STRATEGIES
 
-# %% ../nbs/13_paper.ipynb #efdd1481
+# %% ../nbs/13_paper.ipynb #76302e2e
 def root():  # `Path`
     "The repository: the folder with settings.ini above the working directory, else above this module."
     starts = (Path.cwd().resolve(), Path(__file__).resolve().parent)
@@ -27,7 +27,7 @@ def root():  # `Path`
     if not found: raise FileNotFoundError("no repository here: settings.ini and nbs/ are in no folder above the working directory; start from a checkout")
     return found[0]
 
-# %% ../nbs/13_paper.ipynb #8e612df0
+# %% ../nbs/13_paper.ipynb #94b99280
 FIGURES = {
     "fig_1_1": ("toy", "", "Random labels and chosen ones"),
     "fig_6_1": ("datasets", "mnist", "MNIST"),
@@ -88,13 +88,13 @@ def published(
 
 
 
-# %% ../nbs/13_paper.ipynb #6d316334
+# %% ../nbs/13_paper.ipynb #73e46417
 _data = lru_cache(1)(load)
 
 
 def _images(dataset, rows, data_dir):
     "The images that the rows of datasets.csv name."
-    if "file" in rows and rows.file.notna().all(): return [torch.from_numpy(read_image(data_root(data_dir) / "fruits-360" / f, 100)) for f in rows.file]
+    if "file" in rows and rows.file.notna().all(): return [torch.tensor(read_image(data_root(data_dir) / "fruits-360" / f, 100)) for f in rows.file]
     return list(_data(dataset, "", data_dir).train.images[rows.place.tolist()])
 
 
@@ -110,13 +110,13 @@ def draw(
         if task == "datasets":
             rows = (f := read("datasets", results))[f.figure == figure]
             own = {c: _images(g.dataset.iloc[0], g, data_dir) for c, g in rows.groupby("class", sort=False)}
-            return figures.class_columns(own, {c: f"{c}\n{g.train.iloc[0]:,} + {g.test.iloc[0]:,}" for c, g in rows.groupby("class", sort=False)}, f"{heading}: training + test images")
+            return figures.class_columns(own, {c: f"{c}\n{g.train.iloc[0]:,}\n+ {g.test.iloc[0]:,}" for c, g in rows.groupby("class", sort=False)}, f"{heading if rows.dataset.iloc[0] == what else rows.dataset.iloc[0] + ' in the place of ' + heading}: training + test images")
         said = note(about(task, results))
         if what not in STRATEGIES: return figures.paper_curves(read(task, results), published(figure), what, heading, said, striped="binary" in task)
         old, new = published(figure), read(f"{task}_classes", results)
         return figures.paper_classes(new[new.strategy == what], old, heading, said)
 
-# %% ../nbs/13_paper.ipynb #0cb7820c
+# %% ../nbs/13_paper.ipynb #7d57ae31
 def places(
     scale="",  # smoke, quick, full; "" draws what is committed
     figures_dir="",  # where figures and their tables go; figures/ of the repository by default

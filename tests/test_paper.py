@@ -1,0 +1,73 @@
+"The committed figures are what the committed numbers draw, and the plan is the paper's."
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("agg")
+from matplotlib.image import imread
+
+from active_learning import figures, paper, reproduce
+from active_learning.data import data_root
+from active_learning.measures import STRATEGIES
+
+DRAWN = paper.root() / "figures"
+RESULTS = DRAWN / "results"
+COMMITTED = [f for f in paper.FIGURES if (DRAWN / f"{f}.png").exists()]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_every_committed_figure_is_drawn_from_its_table(name, tmp_path):
+    if paper.FIGURES[name][0] == "datasets" and not (data_root() / "fruits-360").is_dir(): pytest.skip("needs the images")
+    figures.save(paper.draw(name, RESULTS), tmp_path / "again.png")
+    was, now = imread(DRAWN / f"{name}.png"), imread(tmp_path / "again.png")
+    assert was.shape == now.shape and np.abs(was - now).mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_every_figure_says_what_made_it(name):
+    meta = json.loads((RESULTS / f"{paper.FIGURES[name][0]}.json").read_text())
+    assert name in meta["figures"] and meta["scale"] and meta["drawn_with"]["commit"]
+    if "rounds" in meta: assert meta["seeds"] and meta["versions"][0]["torch"] and meta["parameters"]["query_size"]
+
+
+def test_runs_in_the_tables_end_where_the_note_says():
+    for path in sorted(RESULTS.glob("*_classes.csv")):
+        task = path.stem.removesuffix("_classes")
+        h, meta = paper.read(task, RESULTS), paper.about(task, RESULTS)
+        assert h["round"].max() == meta["rounds"] and set(h.strategy) == set(STRATEGIES)
+        assert (h.groupby("strategy").seed.nunique() == len(meta["seeds"])).all(), "unpaired seeds"
+
+
+def test_a_short_run_says_so_in_its_title():
+    meta = dict(scale="quick", rounds=4, full_rounds=350, seeds=[0, 1, 2])
+    assert paper.note(meta) == "quick scale: 4 rounds of 350, 3 seeds"
+    assert "scale" not in paper.note({**meta, "rounds": 350})
+
+
+def test_full_is_the_paper():
+    full = reproduce.SCALES["full"]
+    assert [full[t]["rounds"] for t in ("mnist", "mnist_binary", "fruits", "fruits_binary")] == [350, 350, 20, 20]
+    assert all(full[t]["seeds"] == "0,1,2" for t in ("mnist", "fruits")) and len(full["digits"]["seeds"].split(",")) == 10
+    assert all(p["dataset"] == "digits" for _, p in reproduce.plan("smoke")), "smoke must not need data"
+
+
+def test_smoke_never_lands_among_the_figures():
+    assert DRAWN not in (paper.places("smoke")[0], *paper.places("smoke")[0].parents)
+
+
+def test_places_do_not_depend_on_the_working_directory(monkeypatch):
+    here = paper.places()
+    monkeypatch.chdir(paper.root() / "nbs/paper")
+    assert paper.places() == here
+
+
+def test_only_seeds_that_every_strategy_finished_are_collected(tmp_path):
+    jobs = [j for j in reproduce.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0 or j[1]["strategy"] == "random"]
+    for j in jobs: reproduce._job(j, tmp_path / "runs", "", "cpu")
+    assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 1
+    h = paper.read("digits_binary", tmp_path)
+    assert set(h.seed) == {0}
+    same = {s: g.drop(columns=["strategy", "ran"]).reset_index(drop=True) for s, g in h.groupby("strategy")}
+    assert all(same[s].equals(same["entropy"]) for s in STRATEGIES[1:]), "two classes, one ranking"
