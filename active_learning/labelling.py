@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'ANSWERS', 'class_names', 'Survey', 'survey', 'demo_folder', 'read_log', 'standing', 'Log', 'Fit', 'Session',
            'agreement', 'even', 'replay', 'resume', 'advice', 'pace']
 
-# %% ../nbs/11_labelling.ipynb #d59d5eaf
+# %% ../nbs/11_labelling.ipynb #c46adc97
 import csv
 import hashlib
 import io
@@ -30,7 +30,7 @@ from .data import IMAGE_FILES, Data, Part, decode, read_image, split
 from .learner import Learner
 from .training import measure
 
-# %% ../nbs/11_labelling.ipynb #c0dd2757
+# %% ../nbs/11_labelling.ipynb #0a7e41ea
 def _images(root):
     "Image files under `root`, relative and sorted, and those refused, with the reason."
     found, refused = [], {}
@@ -53,7 +53,7 @@ def _place(file, classes):
     if first.lower() in ("train", "training", "test") and rest: first, *rest = rest
     return held, first if rest and first in classes else None
 
-# %% ../nbs/11_labelling.ipynb #983fd085
+# %% ../nbs/11_labelling.ipynb #e62212a5
 def class_names(
     classes,  # "cat, dog", a list, or "" for the names of the folders
     folder=None,  # `Path` to look for class folders in
@@ -68,7 +68,7 @@ def class_names(
     if bad := [c for c in names if not c.isprintable()]: raise ValueError(f"class {bad[0]!r} cannot be printed; choose another name")
     return names
 
-# %% ../nbs/11_labelling.ipynb #537191df
+# %% ../nbs/11_labelling.ipynb #f5917c0c
 def _readable(root, files, size, bundle=1000):
     "Decoded images, the files they are, and the reason for each file that is none."
     images, good, broken = [torch.empty(0, 3, size, size, dtype=torch.uint8)], [], {}
@@ -84,7 +84,7 @@ def _readable(root, files, size, bundle=1000):
         good += some
     return torch.cat(images), good, broken
 
-# %% ../nbs/11_labelling.ipynb #1790b813
+# %% ../nbs/11_labelling.ipynb #e4f57a51
 @dataclass(frozen=True)
 class Survey:
     "A folder seen as data for a `Learner`."
@@ -116,7 +116,7 @@ def survey(
     data = Data(root.name, tuple(classes), pool, whole.take(torch.empty(0, dtype=torch.int64)), whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root))
     return Survey(root, data, {**broken, **refused})
 
-# %% ../nbs/11_labelling.ipynb #73f0a1f9
+# %% ../nbs/11_labelling.ipynb #410eb8d4
 def demo_folder(
     folder,  # where to write; left alone where it exists
     n=200,  # images
@@ -131,7 +131,7 @@ def demo_folder(
         if not path.exists(): Image.fromarray((raw.images[i] * (255 / 16)).round().astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC).save(path)
     return folder
 
-# %% ../nbs/11_labelling.ipynb #c48a488f
+# %% ../nbs/11_labelling.ipynb #e0e68d92
 FIELDS = ("time", "action", "file", "label", "detail")
 ANSWERS = ("label", "skip", "none")  # none: not any of the classes
 
@@ -157,7 +157,7 @@ def standing(
     for r in stack: newest.pop(r["file"], None); newest[r["file"]] = r
     return newest
 
-# %% ../nbs/11_labelling.ipynb #04a7f5e4
+# %% ../nbs/11_labelling.ipynb #4e96937f
 _open = {}  # path: the log this process writes to, so that a cell run twice takes over from itself
 
 
@@ -212,7 +212,7 @@ class Log:
         with self.mutex: self.out.close(); self.lock.release()
         if _open.get(self.path) is self: del _open[self.path]
 
-# %% ../nbs/11_labelling.ipynb #18cd7fa4
+# %% ../nbs/11_labelling.ipynb #d54e7e91
 @dataclass
 class Fit:
     "What one training found."
@@ -271,7 +271,7 @@ class Session:
         if hasattr(self, "worker"): self.worker.shutdown()
         self.log.close()
 
-# %% ../nbs/11_labelling.ipynb #c9379b4e
+# %% ../nbs/11_labelling.ipynb #0885f8c6
 def _answer(
     self: Session,
     file,  # one of the folder's
@@ -296,7 +296,7 @@ def _undo(self: Session):  # the file whose answer was taken back, or None
 
 Session.answer, Session.undo = _answer, _undo
 
-# %% ../nbs/11_labelling.ipynb #fbbb81e4
+# %% ../nbs/11_labelling.ipynb #1f7b3b7a
 def _snapshot(self: Session):  # {labeller: records}
     "How long every log in the folder is now."
     others = {p.stem[7:]: len(read_log(p)) for p in sorted(self.root.glob("labels-*.csv")) if p != self.log.path}
@@ -325,7 +325,7 @@ def _lesson(self: Session, known):
 
 Session.snapshot, Session.known, Session.lesson = _snapshot, _known, _lesson
 
-# %% ../nbs/11_labelling.ipynb #f9774192
+# %% ../nbs/11_labelling.ipynb #73136c41
 def _order(self: Session):
     "Files in the order they would be asked about."
     return self.fits[-1].rank + sorted(self.broken) if self.fits else self.shuffled
@@ -349,7 +349,7 @@ def _ask(
 
 Session.order, Session.ask = _order, _ask
 
-# %% ../nbs/11_labelling.ipynb #53aefa99
+# %% ../nbs/11_labelling.ipynb #17ee57f6
 def agreement(
     a,  # (n,) predicted classes
     b,  # (n,) predicted classes
@@ -361,7 +361,7 @@ def agreement(
     chance = (np.bincount(a, minlength=top) * np.bincount(b, minlength=top)).sum() / len(a) ** 2
     return float(((a == b).mean() - chance) / (1 - chance))
 
-# %% ../nbs/11_labelling.ipynb #aab71c8b
+# %% ../nbs/11_labelling.ipynb #e1a5a410
 def even(
     n,  # labels
     size,  # images in a mini-batch, about
@@ -369,7 +369,7 @@ def even(
     "The mini-batch between 3/4 and 3/2 of `size` that leaves the last one fullest."
     return min(range(max(2, size * 3 // 4), size * 3 // 2 + 1), key=lambda b: ((-n) % b / b, abs(b - size)))
 
-# %% ../nbs/11_labelling.ipynb #08889686
+# %% ../nbs/11_labelling.ipynb #bf3ad775
 def _digest(self: Session, lesson):
     "SHA-256 over the files and labels of a lesson."
     return hashlib.sha256(json.dumps([(self.data.train.files[i], self.classes[c]) for i, c in sorted(lesson.items())]).encode()).hexdigest()
@@ -399,7 +399,7 @@ def _study(self: Session, known, n):
 
 Session.digest, Session.score, Session.study = _digest, _score, _study
 
-# %% ../nbs/11_labelling.ipynb #c9b384da
+# %% ../nbs/11_labelling.ipynb #cb3a9663
 def _fit(self: Session):  # a `Fit`, or None where there is too little to learn from
     "Train on what stands now, and write down that it was done."
     snapshot = self.snapshot()
@@ -436,7 +436,7 @@ def _finished(self: Session, job):
 
 Session.fit, Session.due, Session.train, Session.finished = _fit, _due, _train, _finished
 
-# %% ../nbs/11_labelling.ipynb #8dc1c733
+# %% ../nbs/11_labelling.ipynb #c43941f0
 def replay(
     session,  # a `Session`
     all=False,  # go through every training of the log, not only the last
@@ -462,7 +462,7 @@ def resume(
     session.asked_at = len(session.known())
     return session
 
-# %% ../nbs/11_labelling.ipynb #60aa99e4
+# %% ../nbs/11_labelling.ipynb #5aec1ce7
 def advice(
     fits,  # list of `Fit`, oldest first
     left,  # images that nobody has answered for
