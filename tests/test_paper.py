@@ -36,7 +36,7 @@ def test_runs_in_the_tables_end_where_the_note_says():
     for path in sorted(RESULTS.glob("*_classes.csv")):
         task = path.stem.removesuffix("_classes")
         h, meta = paper.read(task, RESULTS), paper.about(task, RESULTS)
-        assert h["round"].max() == meta["rounds"] and set(h.strategy) == set(STRATEGIES)
+        assert h["round"].max() == meta["parameters"]["rounds"] and set(h.strategy) == set(STRATEGIES)
         assert (h.groupby("strategy").seed.nunique() == len(meta["seeds"])).all(), "unpaired seeds"
 
 
