@@ -7,7 +7,7 @@ __all__ = ['TEXT', 'ASK', 'ARMS', 'SCALES', 'Facts', 'without', 'chosen', 'neede
            'window', 'FruitsRun', 'plotted_epochs', 'plotted_loss', 'binary_panel', 'readings', 'complete', 'arm',
            'compute', 'gather']
 
-# %% ../nbs/10_audit.ipynb #3784ceec
+# %% ../nbs/10_audit.ipynb #5ce1cb6e
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -25,7 +25,7 @@ from .models import build, fruits_cnn
 from .query import stream
 from .training import Trainer
 
-# %% ../nbs/10_audit.ipynb #edbc4f63
+# %% ../nbs/10_audit.ipynb #7f028b46
 @dataclass(frozen=True)
 class Facts:
     "One switch per fact: True does what the code did, False what the text says."
@@ -56,7 +56,7 @@ def without(
 
 TEXT = without(*(f.name for f in fields(Facts)))
 
-# %% ../nbs/10_audit.ipynb #3f241dab
+# %% ../nbs/10_audit.ipynb #b9a7e495
 ASK = {  # higher = ask first, on whatever rows the code used as probabilities
     "largest_margin": lambda p: p.amin(1) - p.amax(1),
     "smallest_margin": lambda p: p.topk(2, dim=1).values.diff(dim=1).squeeze(1),
@@ -94,7 +94,7 @@ def needed(
     if strategy == "random" or (facts.F1 and facts.F2 and _slot(strategy, keep)): return np.arange(0)
     return np.r_[_slot(strategy, keep), keep:n] if facts.F2 else np.arange(n)
 
-# %% ../nbs/10_audit.ipynb #4a3f22b2
+# %% ../nbs/10_audit.ipynb #ce1e9ea0
 def lean(
     model,  # an `nn.Sequential` from `models`
 ):  # an `nn.Sequential` with the same layers and outputs
@@ -106,7 +106,7 @@ def lean(
         layers.insert(len(layers) - early, (name, layer))
     return nn.Sequential(OrderedDict(layers))
 
-# %% ../nbs/10_audit.ipynb #761ae6b7
+# %% ../nbs/10_audit.ipynb #b9ddd80d
 class Coded:
     "One run of a pipeline as coded, but for the facts that are switched off."
 
@@ -179,7 +179,7 @@ def sample(
     if images is None or images >= len(labels): return torch.arange(len(labels))
     return torch.as_tensor(split(labels, images / len(labels))[1])
 
-# %% ../nbs/10_audit.ipynb #c632ded7
+# %% ../nbs/10_audit.ipynb #487631f1
 class MnistRun(Coded):
     "The MNIST arms."
     recipe = dict(batch=128, keep=25, learning_rate=0.01, weight_decay=0.0, thin=None)
@@ -219,7 +219,7 @@ class MnistRun(Coded):
         self.trainer.model.train(self.facts.F4)
         return self.measured(sample(self.test.labels, images).split(self.batch))
 
-# %% ../nbs/10_audit.ipynb #34f98910
+# %% ../nbs/10_audit.ipynb #6eef4153
 def window(
     images,  # (n, channels, height, width) uint8
     index,  # (m,) places
@@ -238,7 +238,7 @@ def window(
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((cols >= 0) & (cols < width))[:, None, :]
     return (out * inside[..., None]).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_audit.ipynb #91abe89d
+# %% ../nbs/10_audit.ipynb #9b62f2fc
 class FruitsRun(Coded):
     "The Fruits-360 arms."
     recipe = dict(batch=64, keep=20, learning_rate=0.005, weight_decay=8e-4, size=32, pad=4)
@@ -286,7 +286,7 @@ class FruitsRun(Coded):
         with self.chance("test order", self.t): index = index[torch.randperm(len(index))]
         return self.measured(index.split(self.batch))
 
-# %% ../nbs/10_audit.ipynb #1aa8c1de
+# %% ../nbs/10_audit.ipynb #6c8c336d
 def plotted_epochs(
     epochs,  # those that were evaluated, ascending
     strategy,
@@ -314,7 +314,7 @@ def binary_panel(
     "The run a binary class plot is drawn from (F7)."
     return (ten if facts.F7 else two)[["class_0", "class_1"]]
 
-# %% ../nbs/10_audit.ipynb #5aacd9d7
+# %% ../nbs/10_audit.ipynb #38a2a703
 def readings(
     run,  # a `MnistRun` or `FruitsRun`
 ):  # list of `Facts`
@@ -357,7 +357,7 @@ def complete(
     state.unlink(missing_ok=True)
     return frame
 
-# %% ../nbs/10_audit.ipynb #f35e518a
+# %% ../nbs/10_audit.ipynb #ee6466ab
 ARMS = (  # data, strategy, switches off, seeds at full scale
     ("mnist", "random", "", 20), ("mnist", "least_confidence", "", 3), ("mnist", "entropy", "", 3),
     ("fruits360", "random", "", 12), ("fruits360", "entropy", "", 12), ("fruits360", "random", "G3", 6),
