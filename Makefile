@@ -25,10 +25,17 @@ run: $(READY)  ## one experiment: STRATEGY=, DATASET=, OUT=, ARGS='-p rounds 5'
 
 test: $(READY)  ## everything CI checks
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 readme: $(READY)  ## export the package, clean the notebooks, make README.md from nbs/index.ipynb
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python .ci/readme.py
+
+paper: $(READY)  ## every figure: SCALE=smoke (bundled digits), quick or full (the paper's rounds)
+	$(BIN)/python -m active_learning.reproduce $(SCALE) $(ARGS)
+
+bench: $(READY)  ## speed and memory, measured side by side on this machine
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/papermill nbs/benchmarks.ipynb out_benchmarks.ipynb -p images 57000 -p repeats 5 -p rounds 20 -p sweep_runs 8 $(ARGS)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs

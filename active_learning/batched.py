@@ -8,7 +8,6 @@ __all__ = ['Fleet']
 # %% ../nbs/14_batched.ipynb #5471ad3e
 import copy
 
-import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn.functional import cross_entropy

@@ -33,7 +33,7 @@ from .measures import STRATEGIES
 from .models import NORMS
 from .progress import tqdm
 from .query import draw, stream
-from .training import DEVICES, PRECISIONS, pick_device
+from .training import PRECISIONS, pick_device
 
 # %% ../nbs/06_experiment.ipynb #81350b37
 class Oracle:

@@ -9,12 +9,12 @@ __all__ = ['PROTOCOLS', 'GRANULARITIES', 'PAPER', 'SETTINGS', 'paper_values', 'L
 import numpy as np
 import torch
 
-from .data import load, write_atomically
+from .data import write_atomically
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
 from .scoring import shortlist
-from .training import Trainer, measure, pick_device, pick_precision
+from .training import Trainer, measure
 
 # %% ../nbs/05_learner.ipynb #73a67e01
 PROTOCOLS = ("resample", "pool")

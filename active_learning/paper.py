@@ -8,6 +8,7 @@ __all__ = ['FIGURES', 'root', 'read', 'about', 'note', 'published', 'draw', 'pla
 # %% ../nbs/13_paper.ipynb #ead21fe4
 import json
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ from .measures import STRATEGIES
 # %% ../nbs/13_paper.ipynb #76302e2e
 def root():  # `Path`
     "The repository: the folder with settings.ini above the working directory, else above this module."
-    starts = (Path.cwd().resolve(), Path(__file__).resolve().parent)
+    starts = (Path.cwd().resolve(), Path(find_spec("active_learning").origin).resolve().parent)
     found = [p for s in starts for p in (s, *s.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()]
     if not found: raise FileNotFoundError("no repository here: settings.ini and nbs/ are in no folder above the working directory; start from a checkout")
     return found[0]

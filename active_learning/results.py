@@ -9,6 +9,7 @@ __all__ = ['TYPES', 'run_folders', 'parameters', 'history', 'by_class', 'over_ru
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .experiment import CLASSES, HISTORY

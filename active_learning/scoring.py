@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 
 from .query import TopK
-from .models import fold
 
 # %% ../nbs/04_scoring.ipynb #d0e8bdf9
 MICRO_BATCH, BLOCK = 64, 512  # images through a convolution at once, images through the linear layers at once

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from .measures import uncertainty
 from .query import TopK
-from .training import Trainer
 
 # %% ../nbs/13_shards.ipynb #40c507cd
 class Scorer:
