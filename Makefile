@@ -24,7 +24,7 @@ run: $(READY)  ## one experiment: STRATEGY=, DATASET=, OUT=, ARGS='-p rounds 5'
 	@echo "Done: open $(OUT), the numbers are in runs/"
 
 test: $(READY)  ## everything CI checks
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob benchmarks.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 readme: $(READY)  ## export the package, clean the notebooks, make README.md from nbs/index.ipynb

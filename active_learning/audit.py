@@ -345,7 +345,7 @@ def complete(
     state, rows = Path(path).with_suffix(".pt"), []
     if Path(path).exists(): return pd.read_csv(path)
     if state.exists():
-        run.t, rows, model, optimiser = torch.load(state, weights_only=False)
+        run.t, rows, model, optimiser = torch.load(state, weights_only=True)
         run.trainer.model.load_state_dict(model); run.trainer.optimiser.load_state_dict(optimiser)
     while run.t < epochs:
         if run.t >= first and not run.t % every and (not rows or rows[-1]["epoch"] < run.t):

@@ -328,7 +328,7 @@ def _form(**settings):
     (w,) = needs("ipywidgets")
     wide = dict(layout=w.Layout(width="520px"), style=dict(description_width="110px"))
     text = lambda name, value, hint: w.Text(value=value, description=name, placeholder=hint, continuous_update=False, **wide)
-    folder, classes, who = text("Folder", "", "/home/ana/pictures"), text("Classes", "", "cat, dog (or empty: the names of its folders)"), text("Your name", "me", "")
+    folder, classes, who = text("Folder", "", "~/pictures"), text("Classes", "", "cat, dog (or empty: the names of its folders)"), text("Your name", "me", "")
     strategy, grid = w.Dropdown(options=STRATEGIES, value=settings.pop("strategy", "entropy"), description="Strategy", **wide), w.Dropdown(options=[1, 4, 6, 9, 12], value=6, description="Images at once", **wide)
     start, demo, said = w.Button(description="Start", button_style="primary"), w.Button(description="Try it on digits"), w.HTML()
     box = w.VBox([folder, classes, who, strategy, grid, w.HBox([start, demo]), said])

@@ -8,7 +8,7 @@ __all__ = ['MEASURES', 'STRATEGIES', 'largest_margin', 'smallest_margin', 'least
 # %% ../nbs/00_measures.ipynb #f38c7b32
 import numpy as np
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 # %% ../nbs/00_measures.ipynb #c8888aef
 def _matrix(
@@ -114,8 +114,10 @@ def uncertainty(
     if measure not in MEASURES: raise ValueError(f"unknown measure {measure!r}; choose one of {', '.join(MEASURES)}")
     z = _matrix(logits, "logits")
     _refuse(~z.isfinite().all(1), z, "holds NaN or infinity")
+    n = len(z)
+    z = pad(z, (0, 0, 0, -n % 1024))
     gaps = (z - z.amax(1, keepdim=True)).sort(1, descending=True).values[:, 1:]
     log_s = gaps.logsumexp(1)
     if z.shape[1] == 2: measure = "least_confidence"
-    scores = _LOG_SCORES[measure](gaps, log_s, softplus(log_s))
+    scores = _LOG_SCORES[measure](gaps, log_s, softplus(log_s))[:n]
     return scores if isinstance(logits, torch.Tensor) else scores.numpy()

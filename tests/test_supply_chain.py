@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = [ROOT / f for f in subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines() if (ROOT / f).is_file()]
 TEXTS = [f for f in FILES if f.suffix in (".py", ".ipynb", ".md", ".ini", ".txt", ".toml", ".cfg", ".yml", ".yaml", ".json", ".csv", ".sh", "") and f.name != "LICENSE"]
 NOTEBOOKS = [f for f in FILES if f.suffix == ".ipynb"]
-PATHS = re.compile(r"(?<![\w.~$}/-])/(?:home|Users|root|work|mnt|data|scratch|workspace|content)/[\w.]|[A-Z]:\\\\?Users|/tmp/[\w.]|/var/folders/")
+PATHS = re.compile(r"(?<![\w.~$}/-])/(?:home|Users|root|work|mnt|data(?!/upload/|/local-files/)|scratch|workspace|content)/[\w.]|[A-Z]:\\\\?Users|/tmp/[\w.]|/var/folders/")
 SECRETS = re.compile("|".join([r"-----BEGIN [A-Z ]*PRIVATE KEY", r"AKIA[0-9A-Z]{16}", r"gh[pousr]_\w{30}", r"github_pat_\w{20}", r"hf_\w{30}", r"sk-[\w-]{30}", r"xox[bap]-\w{10}", r"AIza[\w-]{35}",
                                r"eyJ[\w-]{20,}\.eyJ", r"(?i:password|passwd|secret|api_?key|token)['\"]?\s*[=:]\s*['\"][^'\"\s]{8,}['\"]", r"https?://[^/\s:@\"']+:[^/\s@\"']+@"]))
 
