@@ -350,6 +350,7 @@ def complete(
     while run.t < epochs:
         if run.t >= first and not run.t % every and (not rows or rows[-1]["epoch"] < run.t):
             rows += _rows(run, images)
+            rows = [{k: v.item() if isinstance(v, np.generic) else v for k, v in r.items()} for r in rows]
             torch.save((run.t, rows, run.trainer.model.state_dict(), run.trainer.optimiser.state_dict()), state)
         run.epoch()
     frame = pd.DataFrame(rows + _rows(run, None))
