@@ -152,7 +152,7 @@ def test_labels_out_of_range():
 MAGIC = [b"", b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"II*\0", b"MM\0*", b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b"P5\n", b"P6 9 9 255\n"]
 
 
-@settings(max_examples=FILES, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=FILES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(MAGIC), st.binary(max_size=400))
 def test_any_bytes_are_a_picture_or_an_error_that_names_the_file(tmp_path, magic, tail):
     (tmp_path / "any.png").write_bytes(magic + tail)
