@@ -34,7 +34,7 @@ from .measures import STRATEGIES
 from .models import NORMS
 from .progress import tqdm
 from .query import draw, stream
-from .training import PRECISIONS, pick_device
+from .training import PRECISIONS, pick_device, pick_precision
 
 # %% ../nbs/06_experiment.ipynb #faa59b6d
 class Oracle:
@@ -267,6 +267,11 @@ class Rows:
             f.seek(0); f.write(self._header(i + 1)); f.flush(); os.fsync(f.fileno())
 
 # %% ../nbs/06_experiment.ipynb #d4fc8c7a
+def _shortlist(p):
+    "What a shortlist would be drawn up in; float32 means none."
+    return str(pick_precision(p["precision"], pick_device(p["device"]))).removeprefix("torch.")
+
+
 class Run:
     "One strategy, one seed, one folder."
 
@@ -279,7 +284,7 @@ class Run:
     ):
         self.p, self.data, self.seed = p, data, seed
         self.folder = Path(p["out_dir"]).expanduser() / p["experiment"] / p["strategy"] / f"seed{seed}"
-        self.params = dict(parameters={**{k: p[k] for k in DEFAULTS if k != "seeds"}, "seed": seed}, versions=versions(), data=digest or checksum(data))
+        self.params = dict(parameters={**{k: p[k] for k in DEFAULTS if k != "seeds"}, "seed": seed}, versions={**versions(), "shortlist": _shortlist(p)}, data=digest or checksum(data))
 
     @property
     def done(self): return (self.folder / "model.pt").exists()
@@ -396,15 +401,16 @@ def _finish(self: Run):
 Run.record, Run.finish = _record, _finish
 
 # %% ../nbs/06_experiment.ipynb #bafd798d
-def _rounds(self: Run, progress):
-    "Every round that is missing."
+def _rounds(self: Run, progress, until):
+    "Every round that is missing. True when the last one is behind it."
     with tqdm(total=self.p["rounds"], initial=self.round, desc=f"{self.p['strategy']}, seed {self.seed}", unit="round", disable=not progress) as bar:
         self.show(bar)
-        while self.round < self.p["rounds"] and not self.stopped:
+        while self.round < min(self.p["rounds"], until or self.p["rounds"]) and not self.stopped:
             self.step(); bar.update(); self.show(bar)
+    return self.stopped or self.round == self.p["rounds"]
 
 
-def _go(self: Run, progress=True):
+def _go(self: Run, progress=True, until=0):
     "Run to the end, from the checkpoint where there is one; an error says what is kept."
     try: self.folder.mkdir(parents=True, exist_ok=True); (self.folder / ".lock").touch()
     except OSError as e: raise OSError(f"out_dir = {self.p['out_dir']!r} cannot be written ({e}); choose another folder") from e
@@ -412,7 +418,8 @@ def _go(self: Run, progress=True):
         try:
             self.tidy()
             if self.done: return
-            self.prepare(); self.start(); self.rounds(progress); self.finish()
+            self.prepare(); self.start()
+            if self.rounds(progress, until): self.finish()
         except Exception as e:
             e.add_note(f"This happened to {self.p['strategy']}, seed {self.seed}. The rounds before it are kept in {self.folder}; mend the cause and give the same command again to go on.")
             raise
@@ -429,6 +436,7 @@ Run.rounds, Run.go, Run.show = _rounds, _go, _show
 def run(
     progress=True,  # show a bar for each seed
     data=None,  # a `Data` already loaded; else `dataset` is
+    until=0,  # leave it at this round, to be gone on with later; 0 runs to the end
     **params,  # any of `DEFAULTS`
 ):  # list of `Path`, a run folder for each seed
     """Run one experiment, resuming what was interrupted and skipping what is done.
@@ -440,5 +448,5 @@ def run(
     runs = [Run(p, data, seed, digest) for seed in p["seeds"]]
     for r in runs:
         if p["resume"]: r.check_folder()
-    for r in runs: r.go(progress)
+    for r in runs: r.go(progress, until)
     return [r.folder for r in runs]

@@ -100,9 +100,15 @@ def _query(
     self.queries += 1
     self.asked_scores = self.asked_guesses = None
     if self.strategy == "random": return candidates[torch.from_numpy(draw(len(candidates), k, seed))].numpy()
-    place, scores, self.asked_guesses = (_ranked if self.granularity == "batch" or self.trainer.dtype == torch.float32 else _shortlisted)(self, candidates, k, seed)
+    place, scores, self.asked_guesses = (_shortlisted if _rough(self, len(candidates), k) else _ranked)(self, candidates, k, seed)
     self.asked_scores = scores.numpy()
     return candidates[place].numpy()
+
+
+def _rough(learner, n, k):
+    "Whether a shortlist is drawn up for the k best of n."
+    if learner.granularity == "batch" or learner.trainer.dtype == torch.float32: return False
+    return learner.precision != "auto" or n > 3 * (k + 512)
 
 
 def _ranked(learner, candidates, k, seed):

@@ -40,8 +40,8 @@ def mnist_cnn(
     return _chain(
         norm,
         ("conv1", nn.Conv2d(channels, 32, 3)), ("norm1", nn.BatchNorm2d(32)), ("relu1", nn.ReLU()),
-        ("conv2", nn.Conv2d(32, 64, 3)), ("norm2", nn.BatchNorm2d(64)), ("relu2", nn.ReLU()),
-        ("pool", nn.MaxPool2d(2)), ("drop1", nn.Dropout2d(0.25)), ("flatten", nn.Flatten()),
+        ("conv2", nn.Conv2d(32, 64, 3)), ("norm2", nn.BatchNorm2d(64)), ("pool", nn.MaxPool2d(2)), ("relu2", nn.ReLU()),
+        ("drop1", nn.Dropout2d(0.25)), ("flatten", nn.Flatten()),
         ("linear1", nn.Linear(flat, 128)), ("relu3", nn.ReLU()), ("drop2", nn.Dropout(0.5)), ("linear2", nn.Linear(128, classes)))
 
 # %% ../nbs/03_models.ipynb #eaca4f25
@@ -57,8 +57,8 @@ def fruits_cnn(
     if min(height, width) < 4: raise ValueError(f"images of {height}×{width} are too small for this network; at least 4×4")
     return _chain(
         norm,
-        ("conv1", nn.Conv2d(channels, 28, 3, padding=1)), ("norm1", nn.BatchNorm2d(28)), ("relu1", nn.ReLU()), ("pool1", nn.MaxPool2d(2)),
-        ("conv2", nn.Conv2d(28, 35, 3, padding=1)), ("norm2", nn.BatchNorm2d(35)), ("relu2", nn.ReLU()), ("pool2", nn.MaxPool2d(2)),
+        ("conv1", nn.Conv2d(channels, 28, 3, padding=1)), ("norm1", nn.BatchNorm2d(28)), ("pool1", nn.MaxPool2d(2)), ("relu1", nn.ReLU()),
+        ("conv2", nn.Conv2d(28, 35, 3, padding=1)), ("norm2", nn.BatchNorm2d(35)), ("pool2", nn.MaxPool2d(2)), ("relu2", nn.ReLU()),
         ("conv3", nn.Conv2d(35, 16, 3, padding=1)), ("norm3", nn.BatchNorm2d(16)), ("relu3", nn.ReLU()), ("flatten", nn.Flatten()),
         ("linear1", nn.Linear(16 * (height // 4) * (width // 4), 100)), ("relu4", nn.ReLU()), ("drop1", nn.Dropout(0.2)),
         ("linear2", nn.Linear(100, 30)), ("norm4", nn.BatchNorm1d(30)), ("relu5", nn.ReLU()), ("drop2", nn.Dropout(0.3)),
@@ -80,13 +80,12 @@ def build(
 def fold(
     model,  # an `nn.Sequential`
 ):  # an `nn.Sequential` in eval mode that computes the same, with fewer layers
-    "The network as it predicts: batch normalisation folded in, dropout gone, pooling before ReLU."
+    "The network as it predicts: batch normalisation folded in, dropout gone."
     layers = []
     for layer in model.eval():
         before = layers[-1] if layers else None
         if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)):
             fuse = nn.utils.fuse_conv_bn_eval if isinstance(before, nn.Conv2d) else nn.utils.fuse_linear_bn_eval
             layers[-1] = fuse(before, layer)
-        elif isinstance(layer, nn.MaxPool2d) and isinstance(before, nn.ReLU): layers.insert(-1, layer)
         elif not isinstance(layer, (nn.Dropout, nn.Dropout2d)): layers.append(layer)
     return nn.Sequential(*layers)

@@ -94,12 +94,13 @@ def asked(
     root,  # folder or list of run folders
     labels,  # (n,) class places of the pool the runs drew from
     classes,  # class names
+    rounds=None,  # only so many of every run, which then need not be complete
 ):  # frame: strategy, seed, round, class, asked, again
     "How many images of each class every round asked for, and how many of these it had asked for before."
     rows = []
-    for f in run_folders(root):
+    for f in run_folders(root, complete=rounds is None):
         p, seen = parameters(f)["parameters"], np.zeros(len(labels), bool)
-        for r, q in enumerate(queries(f), 1):
+        for r, q in enumerate(queries(f)[:rounds], 1):
             q = q[q >= 0]
             counts = [np.bincount(np.asarray(labels)[i], minlength=len(classes)) for i in (q, q[seen[q]])]
             seen[q] = True
@@ -110,11 +111,12 @@ def asked(
 def times_asked(
     root,  # folder or list of run folders
     n,  # size of the pool
+    rounds=None,  # only so many of every run, which then need not be complete
 ):  # frame: strategy, seed, times, images
     "How many images were never asked for, once, twice …"
     rows = []
-    for f in run_folders(root):
-        p, q = parameters(f)["parameters"], queries(f).ravel()
+    for f in run_folders(root, complete=rounds is None):
+        p, q = parameters(f)["parameters"], queries(f)[:rounds].ravel()
         count = np.bincount(np.bincount(q[q >= 0], minlength=n))
         rows += [(p["strategy"], p["seed"], t, int(i)) for t, i in enumerate(count)]
     return pd.DataFrame(rows, columns=["strategy", "seed", "times", "images"])

@@ -36,10 +36,12 @@ def pick_device(
 
 def pick_precision(
     name="auto",  # auto, float32, bfloat16 or int8
+    device="cpu",  # a `torch.device`, or its kind
 ):  # a `torch.dtype`
-    "The number format of rough scores; auto is float32, which has no rough scores. Raises ValueError for one this machine lacks."
+    "The number format of the shortlist; float32 needs none. auto is int8 on a CPU with VNNI instructions, else float32. Raises ValueError for one this machine lacks."
     if name not in PRECISIONS: raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
     if name == "int8" and not supported("int8"): raise ValueError("precision 'int8' needs a processor with VNNI instructions; choose auto, float32 or bfloat16")
+    if name == "auto" and torch.device(device).type == "cpu" and supported("int8"): return torch.int8
     return {"bfloat16": torch.bfloat16, "int8": torch.int8}.get(name, torch.float32)
 
 # %% ../nbs/04_training.ipynb #f97f41b4
@@ -57,7 +59,8 @@ class Trainer:
         device="auto",
         precision="auto",
     ):
-        self.device, self.dtype = pick_device(device), pick_precision(precision)
+        self.device = pick_device(device)
+        self.dtype = pick_precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         scale = [torch.tensor(v, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255 for v in (mean, std)]
         self.mean, self.std = scale
