@@ -6,7 +6,6 @@
 __all__ = ['TIMES', 'LEFT_OUT', 'same', 'compare', 'recorded', 'repeat', 'main']
 
 # %% ../nbs/13_repeat.ipynb #5fe51f0b
-import json
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 
 from .data import checksum, load
 from .experiment import run
+from .results import parameters
 
 # %% ../nbs/13_repeat.ipynb #554266ee
 TIMES = ["scoring_seconds", "training_seconds"]
@@ -68,7 +68,7 @@ def recorded(
     folder = Path(folder)
     if not (folder / "params.json").exists(): raise FileNotFoundError(f"{folder} is not a run folder: there is no params.json in it; name one such as runs/digits-resample/entropy/seed0")
     if not (folder / "model.pt").exists(): raise FileNotFoundError(f"the run in {folder} has not come to its end; give its command again first")
-    return json.loads((folder / "params.json").read_text())
+    return parameters(folder)
 
 
 def repeat(

@@ -10,9 +10,9 @@ from concurrent.futures import as_completed
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from .measures import uncertainty
+from .progress import tqdm
 from .query import TopK
 
 # %% ../nbs/13_shards.ipynb #40c507cd

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import filelock
 import pandas as pd
-from tqdm import tqdm
 
 from .data import checksum, load
 from .experiment import Run, check, settle
+from .progress import tqdm
 
 # %% ../nbs/12_sweep.ipynb #718ce671
 def grid(

@@ -101,8 +101,8 @@ def _plain(self: Trainer, images, index, dtype):
 
 def _compiled(self: Trainer, images, dtype):
     "The network for this CPU; whole numbers find their scales on a block of the images."
-    kind, args = (Int8, [images[::max(1, len(images) // BLOCK)][:BLOCK]]) if dtype == torch.int8 else (Compiled, [])
-    return kind(fold(self.model), images.shape[1:], self.mean, self.std, *args)
+    exact = Compiled(fold(self.model), images.shape[1:], self.mean, self.std)
+    return Int8(exact, images[::max(1, len(images) // BLOCK)][:BLOCK]) if dtype == torch.int8 else exact
 
 
 def _predict(
