@@ -11,6 +11,7 @@ __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'cl
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from .measures import STRATEGIES
 
@@ -28,6 +29,11 @@ def title(
     return name.replace("_", " ")
 
 # %% ../nbs/09_figures.ipynb #ef0c6ae3
+def _whole(ax):
+    "Whole numbers along the horizontal axis."
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True)); ax.xaxis.set_major_formatter("{x:,.0f}")
+
+
 def curves(
     ax,  # axes to draw on
     frame,  # tidy: strategy, seed and the columns x and y
@@ -41,6 +47,7 @@ def curves(
         mean = own.groupby("round")[[c for c in dict.fromkeys((x, y)) if c != "round"]].mean().reset_index()
         ax.plot(mean[x], mean[y], color=COLOURS[name], lw=2.2, label=f"{title(name)} (n = {own.seed.nunique()})")
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    _whole(ax)
     ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=8)
 
 # %% ../nbs/09_figures.ipynb #5197652c
@@ -53,7 +60,7 @@ def class_curves(
         for _, one in own.groupby("seed"): ax.plot(one["round"], one.accuracy, color=colour, lw=0.5, alpha=0.3)
         mean = own.groupby("round").accuracy.mean()
         ax.plot(mean.index, mean, color=colour, lw=1.6, label=name)
-    ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); _whole(ax); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
 
 # %% ../nbs/09_figures.ipynb #e776084b
