@@ -1,0 +1,15 @@
+"Notebooks run from the repository's root as they do from their own folder, where nbdev_test runs them."
+import nbdev.test
+import pytest
+from nbdev.config import get_config
+from fastcore.xtras import working_directory
+
+from conftest import ROOT
+
+OPENED = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb") if "default_exp" not in f.read_text() and f.stem not in ("run", "benchmarks") and ".ipynb_checkpoints" not in f.parts)
+
+
+@pytest.mark.parametrize("path", OPENED, ids=lambda f: f.stem)
+def test_a_notebook_runs_from_the_root(path, monkeypatch):
+    monkeypatch.setattr(nbdev.test, "working_directory", lambda _: working_directory(ROOT))
+    assert nbdev.test.test_nb(path, get_config().tst_flags.split(), basepath=ROOT)[0]
