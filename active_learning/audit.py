@@ -19,10 +19,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, nll_loss
 
-from .data import Part, decode, load, split
+from .data import load
+from .images import decode
 from .measures import STRATEGIES
 from .models import build, fruits_cnn
 from .query import stream
+from .splits import Part, split
 from .training import Trainer
 
 # %% ../nbs/10_audit.ipynb #7f028b46

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
-from .data import write_atomically
+from .files import write_atomically
 
 # %% ../nbs/13_exchange.ipynb #3431be7d
 def table(

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from .data import cache_dir
 from .exchange import export_csv, export_folders, export_label_studio, import_csv, import_label_studio
+from .files import cache_dir
 from .labelling import Session, advice, demo_folder, pace, resume
 from .measures import STRATEGIES
 

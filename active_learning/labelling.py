@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .data import IMAGE_FILES, Data, Part, decode, read_image, split
+from .images import IMAGE_FILES, decode, read_image
 from .learner import Learner
+from .splits import Data, Part, split
 from .training import measure
 
 # %% ../nbs/11_labelling.ipynb #0a7e41ea

@@ -9,7 +9,7 @@ __all__ = ['PROTOCOLS', 'GRANULARITIES', 'PAPER', 'SETTINGS', 'paper_values', 'L
 import numpy as np
 import torch
 
-from .data import write_atomically
+from .files import write_atomically
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream

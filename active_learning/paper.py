@@ -17,7 +17,9 @@ import pandas as pd
 import torch
 
 from . import figures
-from .data import data_root, load, read_image
+from .data import load
+from .files import data_root
+from .images import read_image
 from .measures import STRATEGIES
 
 # %% ../nbs/13_paper.ipynb #76302e2e

@@ -22,12 +22,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data import load, write_atomically
-from .experiment import run, seed_list, versions
+from .data import load
+from .experiment import run
+from .files import write_atomically
 from .measures import STRATEGIES
 from .paper import FIGURES, places, root
+from .parameters import seed_list
 from .progress import tqdm
 from .results import asked, by_class, history, parameters, times_asked
+from .storage import versions
 
 # %% ../nbs/14_reproduce.ipynb #9b98fe8e
 TASKS = {

@@ -18,7 +18,8 @@ import filelock
 import pandas as pd
 
 from .data import checksum, load
-from .experiment import Run, check, settle
+from .experiment import Run
+from .parameters import check, settle
 from .progress import tqdm
 
 # %% ../nbs/12_sweep.ipynb #718ce671
@@ -41,7 +42,7 @@ def plan(
     runs,  # list of dicts of parameters
     out_dir="runs",  # where run folders go
 ):  # list of dicts: parameters, name, folders, done
-    "The runs with the folders they will write. Raises what `experiment.check` and `settle` raise, and ValueError for a folder named twice."
+    "The runs with the folders they will write. Raises what `parameters.check` and `settle` raise, and ValueError for a folder named twice."
     rows, taken = [], {}
     for given in runs:
         params = {**given, "out_dir": str(Path(given.get("out_dir", out_dir)).expanduser().absolute())}

@@ -282,7 +282,7 @@ def album(folder):
 
 
 def read_picture(path):
-    from active_learning.data import read_image
+    from active_learning.images import read_image
 
     read_image(path)
 
@@ -325,7 +325,7 @@ def read_table(path):
 
 def read_checkpoint(path):
     "Load a damaged checkpoint: refused when it was set aside by name."
-    from active_learning.experiment import load_checkpoint
+    from active_learning.storage import load_checkpoint
 
     folder = path.parent / "checkpoint"; folder.mkdir(exist_ok=True)
     (folder / "checkpoint.pt").write_bytes(path.read_bytes())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import faults
-from active_learning import data as data_module
-from active_learning.data import load, read_image
+from active_learning.data import load
+from active_learning.images import read_image
 from active_learning.learner import Learner
 
 FILES = int(os.environ.get("FUZZ_FILES", 300))  # damaged files of each kind
@@ -22,7 +22,7 @@ def pictures(tmp_path): return faults.album(tmp_path / "pictures")
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def ramp(low=0, high=255):

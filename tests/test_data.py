@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from active_learning.data import checksum, load, read_image, split
+from active_learning.data import checksum, load
+from active_learning.splits import split
 
 COLOURS = {"dark": 20, "light": 220}
 

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import faults
-from active_learning import data as data_module
-from active_learning.data import load, unpack, write_atomically
+from active_learning.data import load
+from active_learning.download import unpack
 from active_learning.experiment import run
+from active_learning.files import write_atomically
 from active_learning.repeat import compare, repeat
 from active_learning.training import Trainer
 
@@ -66,12 +67,12 @@ def test_out_dir_that_is_a_file(tmp_path):
 
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch, pictures):
     (tmp_path / "cache").write_text("a file where a folder should be")
-    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="cannot be written"): assert len(load(pictures).train)
 
 
 def test_cache_that_is_damaged(tmp_path, monkeypatch, pictures):
-    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     whole = load(pictures)
     for damage in (lambda b: b[:-100], lambda b: b"", lambda b: b"\0" * len(b)):
         for f in (tmp_path / "cache").rglob("*.*"): f.write_bytes(damage(f.read_bytes()))
@@ -196,7 +197,7 @@ def test_repeat_as_a_command(tmp_path, reference):
 
 
 def test_the_order_in_which_files_were_made_does_not_matter(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     files = sorted(f for f in pictures.rglob("*") if f.is_file())
     for name, order in (("a", files), ("b", files[::-1])):
         for f in order:
@@ -210,7 +211,7 @@ def test_the_order_in_which_files_were_made_does_not_matter(tmp_path, pictures, 
 
 
 def test_repeating_on_changed_data_is_refused(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(data_module, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder, = run(dataset=str(pictures), rounds=1, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "runs"))
     first = sorted((pictures / "a").iterdir())[0]; first.write_bytes(sorted((pictures / "b").iterdir())[0].read_bytes())
     with pytest.raises(ValueError, match="other data"): repeat(folder, progress=False)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from active_learning.data import Part
 from active_learning.experiment import run
 from active_learning.learner import Learner
 from active_learning.measures import MEASURES, STRATEGIES
 from active_learning.query import draw
+from active_learning.splits import Part
 
 
 class Secret:

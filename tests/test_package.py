@@ -117,10 +117,10 @@ def test_torchvision_imports_where_its_operators_do_not_load():
 import torch
 def refuse(path): raise OSError('libcudart.so: cannot open shared object file')
 torch.ops.load_library = refuse
-from active_learning.data import _torchvision
-tv = _torchvision()
+from active_learning.download import load_torchvision
+tv = load_torchvision()
 assert tv.datasets.MNIST and tv.datasets.utils.download_url
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert subprocess.run([sys.executable, "-c", code.replace("from active_learning.data import _torchvision\ntv = _torchvision()", "import torchvision as tv")], capture_output=True).returncode, \
-        "the plain import works without its operators now: the declaration in data can go"
+    assert subprocess.run([sys.executable, "-c", code.replace("from active_learning.download import load_torchvision\ntv = load_torchvision()", "import torchvision as tv")], capture_output=True).returncode, \
+        "the plain import works without its operators now: the declaration in download can go"

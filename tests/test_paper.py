@@ -9,7 +9,7 @@ matplotlib.use("agg")
 from matplotlib.image import imread
 
 from active_learning import figures, paper, reproduce
-from active_learning.data import data_root
+from active_learning.files import data_root
 from active_learning.measures import STRATEGIES
 
 DRAWN = paper.root() / "figures"

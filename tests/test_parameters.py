@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_learning.experiment import CHOICES, DEFAULTS, REAL, WHOLE, check, run
+from active_learning.experiment import run
+from active_learning.parameters import CHOICES, DEFAULTS, REAL, WHOLE, check
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "nbs" / "run.ipynb"
 NAN, INF = float("nan"), float("inf")

@@ -76,7 +76,7 @@ def test_seeds_as_a_number_and_as_text(tmp_path):
 
 def test_help_lists_every_parameter_with_a_line():
     text = subprocess.run([PAPERMILL, "--help-notebook", NOTEBOOK], capture_output=True, text=True).stdout
-    from active_learning.experiment import DEFAULTS
+    from active_learning.parameters import DEFAULTS
 
     found = re.findall(r"^  (\w+): (\w+) \(default (.+?)\)", text, re.M)
     assert {name: eval(value) for name, _, value in found} == DEFAULTS
