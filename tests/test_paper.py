@@ -9,6 +9,7 @@ matplotlib.use("agg")
 from matplotlib.image import imread
 
 from active_learning import figures, paper, reproduce
+from active_learning.repeat import compare
 from active_learning.files import data_root
 from active_learning.measures import STRATEGIES
 
@@ -63,7 +64,7 @@ def test_places_do_not_depend_on_the_working_directory(monkeypatch):
     assert paper.places() == here
 
 
-def test_only_seeds_that_every_strategy_finished_are_collected(tmp_path):
+def test_only_seeds_that_every_strategy_has_begun_are_collected(tmp_path):
     jobs = [j for j in reproduce.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0 or j[1]["strategy"] == "random"]
     for j in jobs: reproduce._job(j, tmp_path / "runs", "", "cpu")
     assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 1
@@ -71,3 +72,18 @@ def test_only_seeds_that_every_strategy_finished_are_collected(tmp_path):
     assert set(h.seed) == {0}
     same = {s: g.drop(columns=["strategy", "ran"]).reset_index(drop=True) for s, g in h.groupby("strategy")}
     assert all(same[s].equals(same["entropy"]) for s in STRATEGIES[1:]), "two classes, one ranking"
+
+
+def test_unfinished_runs_are_collected_up_to_the_round_that_all_have_reached(tmp_path):
+    for j in reproduce.plan("smoke", ["digits_binary"]):
+        reproduce._job(j, tmp_path / "runs", "", "cpu", until=1 if j[1]["strategy"] == "entropy" else 2)
+    assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 2
+    assert paper.read("digits_binary", tmp_path)["round"].max() == paper.about("digits_binary", tmp_path)["rounds"] == 1
+    assert paper.read("digits_binary_asked", tmp_path)["round"].max() == 1
+
+
+def test_a_run_left_at_a_round_ends_as_one_that_was_not(tmp_path):
+    job, = [j for j in reproduce.plan("smoke", ["digits"]) if j[1]["seeds"] == 0 and j[1]["strategy"] == "entropy"]
+    for until in (1, 2, 0): reproduce._job(job, tmp_path / "left", "", "cpu", until)
+    reproduce._job(job, tmp_path / "whole", "", "cpu")
+    assert all(compare(tmp_path / "left/digits/entropy/seed0", tmp_path / "whole/digits/entropy/seed0").values())

@@ -9,6 +9,7 @@ from active_learning.measures import STRATEGIES
 from active_learning.models import build, fold
 from active_learning.query import select
 from active_learning.scoring import BLOCK, Compiled, rows, score, shortlist, supported
+from active_learning.splits import Data, Part
 from active_learning.training import Trainer
 
 needs = pytest.mark.skipif(not supported(), reason="no fused kernels in this PyTorch")
@@ -78,6 +79,21 @@ def test_int8_asks_what_float32_asks(strategy, protocol):
             asked[-1].append((i, learner.asked_scores, learner.asked_guesses)); learner.teach(i, data.train.labels[i]); learner.fit()
     for a, b in zip(*asked):
         for x, y in zip(a, b): assert (x is None and y is None) or np.array_equal(x, y)
+
+
+@needs8
+def test_auto_draws_up_a_shortlist_where_it_pays_and_asks_the_same():
+    n, k = 2500, 64  # over three times 64 + 512
+    images, labels = noise(n, (1, 8, 8)), torch.arange(n) % 4
+    data, asked = Data("noise", tuple("abcd"), Part(images, labels), Part(images[:8], labels[:8]), Part(images[:8], labels[:8])), {}
+    for precision in ("auto", "float32"):
+        learner = Learner(data, "entropy", 0, "resample", batch_size=32, learning_rate=0.01, device="cpu", precision=precision)
+        asked[precision] = learner.query(k)
+        assert hasattr(learner, "looked") == (precision == "auto")
+    assert np.array_equal(*asked.values())
+    few = Learner(data, "entropy", 0, "resample", batch_size=32, learning_rate=0.01, device="cpu")
+    few.query(n // 3)
+    assert not hasattr(few, "looked"), "a shortlist as long as the pool"
 
 
 def test_unknown_layers_are_refused():
