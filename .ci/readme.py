@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,7 +17,8 @@ def readme():
     for c in nb.cells:
         if c.cell_type == "code": c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
     nb.metadata["language_info"] = {"name": "python"}
-    body, _ = MarkdownExporter().from_notebook_node(nb)
+    hide = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove-input"}))
+    body, _ = MarkdownExporter(config=hide).from_notebook_node(nb)
     return re.sub(r"\n{3,}", "\n\n", body.replace("](../", "](").replace('src="../', 'src="')).strip() + "\n"
 
 
