@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from active_learning.audit import (ASK, TEXT, Facts, FruitsRun, MnistRun, binary_panel, chosen, complete, needed,
-                                   plotted_epochs, plotted_loss, window, without)
+from active_learning.audit import ASK, TEXT, Facts, binary_panel, chosen, needed, plotted_epochs, plotted_loss, without
+from active_learning.audit_coded import MnistRun, thinned
+from active_learning.audit_fruits import FruitsRun, window
+from active_learning.audit_noise import means_of_three, power, runs_needed, share_apart, share_interval
+from active_learning.audit_runs import complete
 from active_learning.data import load
 from active_learning.measures import STRATEGIES
 
@@ -54,6 +57,28 @@ def test_different_seeds_differ(digits):
 def test_each_switch_touches_what_it_should(digits, kind, strategy, expected):
     coded = state(train(kind, digits, strategy))
     assert {f for f in F + G if not torch.equal(coded, state(train(kind, digits, strategy, without(f))))} == expected
+
+
+@pytest.mark.parametrize("kind, strategy, expected", [
+    (MnistRun, "random", {"F3": {"loss"}, "F4": {"loss", "accuracy"}}), (MnistRun, "entropy", {"F3": {"loss"}, "F4": {"loss", "accuracy"}}),
+    (FruitsRun, "random", {"G1": {"loss", "accuracy"}, "G5": {"loss", "accuracy"}}), (FruitsRun, "entropy", {"G1": {"loss", "accuracy"}, "G5": {"loss", "accuracy"}}),
+])
+def test_each_switch_changes_these_figures_of_one_network(digits, kind, strategy, expected):
+    run, found = train(kind, digits, strategy), {}
+    coded = run.evaluate()
+    for f in F + G:
+        run.facts = without(f)
+        changed = {k for k, v in run.evaluate().items() if v != coded[k] and not k.startswith("class_")}
+        if changed: found[f] = changed
+    assert found == expected
+
+
+@pytest.mark.parametrize("off", F + G)
+def test_each_switch_changes_these_plots(off):
+    losses, ten, two = np.full((3, 2), -0.5), pd.DataFrame(dict(class_0=[1], class_1=[1])), pd.DataFrame(dict(class_0=[2], class_1=[2]))
+    def drawn(facts): return plotted_epochs(range(0, 341, 20), "entropy", facts), plotted_loss(losses, facts).tolist(), binary_panel(ten, two, facts).values.tolist()
+    changed = [a != b for a, b in zip(drawn(Facts()), drawn(without(off)))]
+    assert changed == [off == f for f in ("F5", "F6", "F7")]
 
 
 def test_f1_trains_one_batch(digits):
@@ -119,8 +144,16 @@ def test_thin_needs_f1_and_is_a_pass_of_random_batches(digits):
     with pytest.raises(ValueError, match="thin = 100"): train(MnistRun, digits, "entropy", without("F1"), thin=100)
     run = MnistRun(digits, "entropy", batch=32, keep=5, thin=100)
     order, scores = run.scored()
-    assert len(order) == len(run.shuffle("order", len(run.pool))) and len(torch.cat(order).unique()) <= 100
+    assert [len(b) for b in order] == [len(b) for b in run.shuffle("order", len(run.pool))] and len(torch.cat(order).unique()) <= 100
     assert all(len(b.unique()) == len(b) for b in order) and np.isnan(scores[1:5]).all() and np.isfinite(np.r_[scores[0], scores[5:]]).all()
+
+
+def test_thinned_passes_pick_as_the_formula_says(digits):
+    run = MnistRun(digits, "entropy", batch=16, keep=5, thin=64)
+    before = state(run)
+    found = thinned(run, 150).groupby("kind").lift.mean()
+    assert found["thinned"] / found["whole"] == pytest.approx((1 - 15 / 63) ** 0.5, abs=0.06)
+    assert run.t == 0 and torch.equal(before, state(run))
 
 
 @pytest.mark.parametrize("strategy", ASK)
@@ -133,6 +166,13 @@ def test_g2_trains_on_random_batches(digits, strategy):
         true.t = t
         cut = [tuple(b.tolist()) for b in true.shuffle("score", len(true.pool))]
         assert all(tuple(b.tolist()) in cut for b in batches)
+
+
+def test_random_trains_on_random_batches_too(digits):
+    run = train(FruitsRun, digits, "random")
+    for run.t, batches in enumerate(run.batches):
+        cut = run.shuffle("train", len(run.pool))
+        assert all(torch.equal(b, cut[i]) for b, i in zip(batches, run.drawn(len(cut), run.keep)))
 
 
 def test_all_fruits_measures_are_one_arm(digits):
@@ -224,3 +264,23 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(digits, tmp_path):
 def test_unknown_names_are_refused(digits):
     with pytest.raises(ValueError, match="random, largest_margin"): MnistRun(digits, "margin")
     with pytest.raises(TypeError, match="F8"): without("F8")
+
+
+def test_means_of_three_are_all_of_them():
+    assert sorted(means_of_three([[0.0], [3.0], [6.0], [9.0]]).ravel()) == [3, 4, 5, 6]
+    assert means_of_three([[1.0, 2.0]]).tolist() == [[1, 2]]
+
+
+def test_noise_floor_of_known_runs():
+    two = [0, 0, 0, 12, 12, 12]  # of the ten ways to part them into threes one differs by 12, nine by 4
+    assert share_apart(two, 12) == pytest.approx(1 / 10, abs=0.03) and share_apart(two, 3.9) == 1 and share_apart(two, 4.1) == pytest.approx(1 / 10, abs=0.03)
+    low, high = share_interval(two, 12, times=50)
+    assert 0 <= low < 0.1 < high <= 1
+    with pytest.raises(ValueError, match="5 runs"): share_apart([1, 2, 3, 4, 5], 1)
+
+
+def test_power_grows_with_runs_and_is_found_again():
+    values = np.linspace(-2, 2, 21)
+    assert power(values, 0, 10) < 0.08 < power(values, 1.5, 5) < power(values, 1.5, 20)
+    n = runs_needed(values, 1.5)
+    assert power(values, 1.5, n) >= 0.8 > power(values, 1.5, n - 1) and runs_needed(values, 0.01) == np.inf
