@@ -31,7 +31,7 @@ def title(
 # %% ../nbs/09_figures.ipynb #ef0c6ae3
 def _whole(ax):
     "Whole numbers along the horizontal axis."
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True)); ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True)); ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def curves(
