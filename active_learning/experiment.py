@@ -83,12 +83,19 @@ class Run:
         if differ: raise ValueError(f"{self.folder} holds a run of other parameters ({'; '.join(differ)}). Name another experiment, or pass resume=False to start it over.")
 
 # %% ../nbs/06_experiment.ipynb #a2fdd3bc
+def _clear(self: Run):
+    "Remove what an earlier run left, so that this one starts over; first what says that it was done."
+    (self.folder / "model.pt").unlink(missing_ok=True)
+    for f in self.folder.iterdir():
+        if not f.name.startswith("."): f.unlink()
+
+
 def _tidy(self: Run):
-    "Remove what a stop left half-written, or everything where the run starts over."
+    "Remove what a stop left half-written, and the checkpoints of a run that is done."
     for f in self.folder.iterdir():
         half = re.fullmatch(r"\..+\.\d+-\d+", f.name)
         finished = self.done and f.name.startswith("checkpoint") and not f.name.endswith(".damaged")
-        if half or finished or (not self.p["resume"] and not f.name.startswith(".")): f.unlink()
+        if half or finished: f.unlink()
 
 
 def _prepare(self: Run):
@@ -104,7 +111,7 @@ def _prepare(self: Run):
                   (("queries", np.int32, -1), ("scores", np.float32, np.nan), ("guesses", np.int16, -1))}
 
 
-Run.tidy, Run.prepare = _tidy, _prepare
+Run.clear, Run.tidy, Run.prepare = _clear, _tidy, _prepare
 
 # %% ../nbs/06_experiment.ipynb #ecfdb2ba
 def _start(self: Run):
@@ -200,6 +207,7 @@ def _go(self: Run, progress=True, until=0):
     except OSError as e: raise OSError(f"out_dir = {self.p['out_dir']!r} cannot be written ({e}); choose another folder") from e
     with Held(self.folder):
         try:
+            if not self.p["resume"]: self.clear()
             self.tidy()
             if self.done: return
             self.prepare(); self.start()

@@ -9,7 +9,7 @@ __all__ = ['PROTOCOLS', 'GRANULARITIES', 'PAPER', 'SETTINGS', 'paper_values', 'L
 import numpy as np
 import torch
 
-from .files import write_atomically
+from .files import read_sealed, write_sealed
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
@@ -219,8 +219,8 @@ def _save(
     self: Learner,
     path,  # file to write
 ):
-    "Save to one file, atomically."
-    write_atomically(path, lambda f: torch.save(self.state(), f))
+    "Save to one file behind its digest, atomically."
+    write_sealed(path, self.state())
 
 
 def _load(
@@ -228,8 +228,8 @@ def _load(
     path,  # a file written by `save`
     data,  # the same `Data`
 ):  # a `Learner`
-    "Load a saved learner. Raises ValueError when `data` is not what it was trained on."
-    state = torch.load(path, weights_only=True)
+    "Load a saved learner. Raises ValueError where the file is damaged, or `data` is not what it was trained on."
+    state = read_sealed(path)
     return cls(data, **state["settings"]).restore(state)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from .data import checksum, load
 from .experiment import run
+from .files import read_sealed
 from .results import parameters
 
 # %% ../nbs/13_repeat.ipynb #554266ee
@@ -38,7 +39,7 @@ def _equal(a, b):
     "Whether two files of a run folder hold the same result."
     if not (a.exists() and b.exists()): return False
     if a.name == "history.csv": return pd.read_csv(a, dtype=str).drop(columns=TIMES).equals(pd.read_csv(b, dtype=str).drop(columns=TIMES))
-    if a.suffix == ".pt": return same(*(torch.load(f, map_location="cpu", weights_only=True) for f in (a, b)))
+    if a.suffix == ".pt": return same(read_sealed(a), read_sealed(b))
     return a.read_bytes() == b.read_bytes()
 
 

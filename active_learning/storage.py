@@ -6,7 +6,6 @@
 __all__ = ['write_csv', 'write_json', 'versions', 'save_checkpoint', 'load_checkpoint', 'Held', 'Rows']
 
 # %% ../nbs/05_storage.ipynb #ec1756cf
-import hashlib
 import io
 import json
 import os
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .files import write_atomically
+from .files import read_sealed, write_atomically, write_sealed
 
 # %% ../nbs/05_storage.ipynb #f79e3d20
 def write_csv(
@@ -56,24 +55,22 @@ def save_checkpoint(
     folder,  # `Path`
     state,  # dict of tensors, numbers, text
 ):
-    "Write a checkpoint with its digest, keeping the one before it."
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload, path = buffer.getvalue(), folder / "checkpoint.pt"
+    "Write a checkpoint behind its digest, keeping the one before it."
+    path = folder / "checkpoint.pt"
     if path.exists(): os.replace(path, folder / "checkpoint.previous.pt")
-    write_atomically(path, lambda f: f.write(hashlib.sha256(payload).hexdigest().encode() + payload))
+    write_sealed(path, state)
 
 
 def load_checkpoint(
     folder,  # `Path`
 ):  # the state, or None where there is none
     "The newest whole checkpoint; a damaged one is renamed, and said so."
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        if not (folder / name).exists(): continue
-        raw = (folder / name).read_bytes()
-        if hashlib.sha256(raw[64:]).hexdigest().encode() == raw[:64]: return torch.load(io.BytesIO(raw[64:]), weights_only=True)
-        os.replace(folder / name, folder / f"{name}.damaged")
-        warnings.warn(f"{folder / name} is damaged and was set aside as {name}.damaged; going on from the one before it, or from the start where there is none", stacklevel=2)
+    for path in (folder / "checkpoint.pt", folder / "checkpoint.previous.pt"):
+        if not path.exists(): continue
+        try: return read_sealed(path)
+        except ValueError:
+            os.replace(path, folder / f"{path.name}.damaged")
+            warnings.warn(f"{path} is damaged and was set aside as {path.name}.damaged; going on from the one before it, or from the start where there is none", stacklevel=2)
     return None
 
 # %% ../nbs/05_storage.ipynb #5976db9b

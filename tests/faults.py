@@ -15,8 +15,10 @@ import random
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -83,9 +85,9 @@ def at_operation(k, act):
         real = getattr(owner, name)
 
         def operation(*args, **kwargs):
-            i = next(count)
-            if k is None: act(name)
-            elif i >= k: act(name, args)
+            i, what = next(count), "folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else name
+            if k is None: act(what)
+            elif i >= k: act(what, args)
             return real(*args, **kwargs)
 
         setattr(owner, name, operation)
@@ -344,8 +346,24 @@ def checkpoint():
     return hashlib.sha256(f.getvalue()).hexdigest().encode() + f.getvalue()
 
 
+def read_model(path):
+    "Load a finished run's network."
+    from active_learning.learner import Learner
+
+    Learner.load(path, DATA)
+
+
+def model():
+    "A whole saved learner."
+    from active_learning.learner import Learner
+
+    with tempfile.TemporaryDirectory() as d:
+        Learner(DATA, seed=0, device="cpu").save(Path(d) / "model.pt")
+        return (Path(d) / "model.pt").read_bytes()
+
+
 READERS = {**{k: (lambda k=k: pictures(k), read_picture) for k in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")}, "IDX": (lambda: [idx((40, 28, 28)), idx((40,))], read_idx),
-           "CSV": (lambda: [table("history"), table("classes")], read_table), "checkpoint": (lambda: [checkpoint()], read_checkpoint)}
+           "CSV": (lambda: [table("history"), table("classes")], read_table), "checkpoint": (lambda: [checkpoint()], read_checkpoint), "model": (lambda: [model()], read_model)}
 
 
 def fuzz(kind, n, folder, seed=0, memory=2**30, patience=5):

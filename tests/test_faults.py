@@ -1,7 +1,10 @@
 "Disks, networks, archives and repetitions."
+import errno
 import io
 import json
 import os
+import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from active_learning.data import load
 from active_learning.download import unpack
 from active_learning.experiment import run
 from active_learning.files import write_atomically
+from active_learning.learner import Learner
 from active_learning.repeat import compare, repeat
 from active_learning.training import Trainer
 
@@ -86,6 +90,42 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError): write_atomically(path, lambda f: f.write(b"new"))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["kept"]
+
+
+def test_a_file_is_flushed_then_put_in_place_then_its_folder_is_flushed(tmp_path, monkeypatch):
+    "Without the last step a power cut can undo the second: the name would lead to the old file, or to none."
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("in place"), replace(a, b)))
+    write_atomically(tmp_path / "kept", lambda f: f.write(b"new"))
+    assert done == ["file", "in place", "folder"]
+
+
+def test_a_disk_that_cannot_flush_folders_is_no_error_and_one_that_fails_is(tmp_path, monkeypatch):
+    fsync = os.fsync
+    def only_files(code):
+        def flush(fd):
+            if stat.S_ISDIR(os.fstat(fd).st_mode): raise OSError(code, os.strerror(code))
+            fsync(fd)
+        return flush
+    for code in (errno.EINVAL, errno.ENOTSUP):
+        monkeypatch.setattr(os, "fsync", only_files(code))
+        write_atomically(tmp_path / "kept", lambda f: f.write(b"new"))
+    monkeypatch.setattr(os, "fsync", only_files(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"): write_atomically(tmp_path / "kept", lambda f: f.write(b"new"))
+
+
+def test_a_finished_network_that_is_damaged_is_named(tmp_path, reference):
+    copy = tmp_path / "seed0"; shutil.copytree(reference, copy)
+    whole, r, data = (copy / "model.pt").read_bytes(), random.Random(0), load("digits", "0,1")
+    assert Learner.load(copy / "model.pt", data).labels
+    for _ in range(50):
+        hurt = bytearray(whole); hurt[r.randrange(len(hurt))] ^= 1 << r.randrange(8); (copy / "model.pt").write_bytes(hurt)
+        with pytest.raises(ValueError, match="seed0/model.pt is damaged"): Learner.load(copy / "model.pt", data)
+    for n in (0, 40, 64, len(whole) - 1):
+        (copy / "model.pt").write_bytes(whole[:n])
+        with pytest.raises(ValueError, match="seed0/model.pt is damaged"): Learner.load(copy / "model.pt", data)
+    with pytest.raises(ValueError, match="seed0/model.pt is damaged"): compare(reference, copy)
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("Name or service not known"), TimeoutError("timed out"), ConnectionResetError("reset"), OSError(28, "No space left on device")])
@@ -181,6 +221,16 @@ def test_alone_in_a_call_of_many_and_repeated(tmp_path, reference):
     assert {"history.csv", "classes.csv", "queries.npy", "scores.npy", "guesses.npy", "model.pt"} <= set(verdict) and all(verdict.values())
 
 
+def test_a_run_on_two_threads_is_repeated_on_two(tmp_path):
+    "Batch normalisation adds up in as many parts as there are threads, so one thread gives other last bits."
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try: folder, = run(**{**TINY, "norm": "batch"}, out_dir=str(tmp_path))
+    finally: torch.set_num_threads(before)
+    assert json.loads((folder / "params.json").read_text())["versions"]["threads"] == 2
+    assert all(repeat(folder, progress=False).values()) and torch.get_num_threads() == before
+
+
 def test_repeat_as_a_command(tmp_path, reference):
     env = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     command = [sys.executable, "-m", "active_learning.repeat"]
@@ -208,6 +258,14 @@ def test_the_order_in_which_files_were_made_does_not_matter(tmp_path, pictures, 
     monkeypatch.setattr(Path, "rglob", lambda self, p: iter(list(real(self, p))[::-1]))
     other, = run(dataset=str(tmp_path / "b" / "set"), rounds=2, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "other"))
     assert all(compare(one, other).values())
+
+
+def test_starting_over_replaces_a_run_and_keeps_the_new_one(tmp_path, reference):
+    other = run(**{**TINY, "learning_rate": 0.02}, out_dir=str(tmp_path), experiment="x")[0]
+    (other / "checkpoint.pt.damaged").touch()
+    again = run(**TINY, out_dir=str(tmp_path), experiment="x", resume=False)[0]
+    assert again == other and all(compare(reference, again).values()) and {f.name for f in again.iterdir() if not f.name.startswith(".")} == {f.name for f in reference.iterdir() if not f.name.startswith(".")}
+    assert json.loads((again / "params.json").read_text())["parameters"]["learning_rate"] == 0.01
 
 
 def test_repeating_on_changed_data_is_refused(tmp_path, pictures, monkeypatch):
