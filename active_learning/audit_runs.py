@@ -129,7 +129,7 @@ def gather(
 def thinning(
     data,  # a `Data`
     out="figures/results/audit_thinned.csv",
-    steps=(20, 100),  # of training before the passes are compared, ascending
+    steps=(40,),  # of training before the passes are compared, ascending
     **recipe,
 ):  # frame: strategy, epoch and what `thinned` gives
     "What whole and thinned passes pick in the two arms that score, written to `out`."
