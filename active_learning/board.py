@@ -73,7 +73,7 @@ function render({ model, el }) {
   }
   function advance() { const i = model.get("tiles").findIndex(open); if (i >= 0) active = i; }
   function button(box, text, key, action, choice) {
-    const b = make("button", "al-" + action), k = make("kbd", "", key);
+    const b = make("button", action === "label" ? "al-label" : "al-do"), k = make("kbd", "", key);
     b.append(k, document.createTextNode(" " + text)); b.onclick = () => { act(action, choice); root.focus({ preventScroll: true }); };
     box.append(b); if (key) keys[key] = () => act(action, choice);
   }

@@ -9,6 +9,7 @@ __all__ = ['Desk']
 import hashlib
 import itertools
 import os
+import time
 
 from .answers import ANSWERS, Log, Tail, standing
 from .folder import survey
@@ -38,7 +39,7 @@ class Desk:
         chance = {f: _chance(seed, f) for f in (*self.place, *self.broken)}
         self.shuffled = sorted(chance, key=chance.get)
         self.checks = {f for f, c in chance.items() if check_every and c % check_every == 0}
-        self.log, self.others, self.latest = Log(self.root, labeller), {}, (None, {})
+        self.log, self.others, self.listed, self.latest = Log(self.root, labeller), {}, None, (None, {})
         if gone := {r["label"] for r in self.answers().values()} - {*self.classes, ""}: self.close(); raise ValueError(f"{self.log.path.name} has labels of class {', '.join(map(repr, sorted(gone)))}; name them among the classes too")
 
     def answers(self): return self.log.ledger.newest
@@ -85,11 +86,18 @@ def _undo(self: Desk):  # the file whose answer was taken back, or None
 Desk.check, Desk.answer, Desk.bring, Desk.undo = _check, _answer, _bring, _undo
 
 # %% ../nbs/11_desk.ipynb #1f7b3b7a
+def _look(self: Desk, racy=2):
+    "Find the others' logs; the folder is listed only where it changed, or changed so few seconds ago that a second change may have left the same time."
+    changed = self.root.stat().st_mtime_ns
+    if changed == self.listed and time.time_ns() - changed > racy * 10**9: return
+    with os.scandir(self.root) as entries: names = {e.name[7:-4]: e.path for e in entries if e.name.startswith("labels-") and e.name.endswith(".csv") and e.is_file(follow_symlinks=False)}
+    self.others = {who: self.others.get(who) or Tail(p) for who, p in sorted(names.items()) if who != self.log.labeller}
+    self.listed = changed
+
+
 def _snapshot(self: Desk):  # {labeller: records}
     "How long every log in the folder is now."
-    with os.scandir(self.root) as entries: paths = [e.path for e in entries if e.name.startswith("labels-") and e.name.endswith(".csv") and e.is_file(follow_symlinks=False)]
-    names = {os.path.basename(p)[7:-4]: p for p in sorted(paths)}
-    self.others = {who: self.others.get(who) or Tail(p) for who, p in names.items() if who != self.log.labeller}
+    self.look()
     return {who: len(tail.read().records) for who, tail in self.others.items()} | {self.log.labeller: len(self.log.records)}
 
 
@@ -120,7 +128,7 @@ def _lesson(self: Desk, known):
     return {**self.given, **{i: c for i, c in said.items() if i not in held}}, held
 
 
-Desk.snapshot, Desk.until, Desk.known, Desk.lesson = _snapshot, _until, _known, _lesson
+Desk.look, Desk.snapshot, Desk.until, Desk.known, Desk.lesson = _look, _snapshot, _until, _known, _lesson
 
 # %% ../nbs/11_desk.ipynb #73136c41
 def _order(self: Desk):

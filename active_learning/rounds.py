@@ -79,6 +79,7 @@ def _histogram(ax, pair, n, data):
         labels = data.train.labels[run.queries[n - 1, run.asked(n)]].numpy()
         ax.bar(np.arange(c) + (i - (len(pair) - 1) / 2) * width, np.bincount(labels, minlength=c), width, color=colour)
     ax.set(ylabel="images asked about", title="their classes")
+    ax.yaxis.get_major_locator().set_params(integer=True)
     ax.set_xticks(range(c), [plain(k) for k in data.classes], rotation=60 if max(map(len, data.classes)) > 3 else 0, parse_math=False)
 
 

@@ -1,4 +1,4 @@
-"JupyterLab and a headless Chromium that looks at it: for the browser tests, and for measurements that need a real page.\n\nRun as a program it labels a folder and writes how long each answer took: python tests/lab.py FOLDER CLASSES GRID ANSWERS PAUSE OUT.json"
+"JupyterLab and a headless Chromium that looks at it: for the browser tests, and for what can only be measured on a real page."
 import contextlib
 import json
 import os
@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -94,34 +93,3 @@ def kill_kernel(lab):
     (kernel,) = json.load(urllib.request.urlopen(request))
     pid = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if kernel["id"].encode() in p.read_bytes())
     os.kill(pid, signal.SIGKILL)
-
-
-ANSWER = """
-const [classes, answers, pause, done] = arguments, found = [], frames = [];
-const board = document.querySelector('.al-board'), now = () => performance.now();
-const state = () => [...document.querySelectorAll('.al-tile')].map(t => t.querySelector('.al-name').textContent + t.querySelector('.al-answer').textContent).join('|');
-const ready = () => document.querySelector('.al-tile:not(.al-done)');
-const training = () => document.body.textContent.includes('training …');
-let last = now();
-const watch = () => { frames.push(now() - last); last = now(); requestAnimationFrame(watch); }; requestAnimationFrame(watch);
-const press = key => board.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
-function ask(i) {
-  if (i === answers || !ready()) { done({ found, longest: Math.max(...frames) }); return; }
-  const name = document.querySelector(document.querySelector('.al-active') ? '.al-active .al-name' : '.al-tile:not(.al-done) .al-name').textContent, busy = training(), asked = state(), begun = now();
-  frames.length = 0; last = now();
-  press(classes[name]);
-  const look = () => {
-    const many = document.querySelectorAll('.al-tile').length > 1, saved = many ? state() !== asked : document.querySelector('.al-name').textContent !== name;
-    if (!(saved && ready())) { requestAnimationFrame(look); return; }
-    requestAnimationFrame(() => { found.push({ answer: i, ms: now() - begun, frame: Math.max(...frames), training: busy }); setTimeout(() => ask(i + 1), pause); });
-  };
-  requestAnimationFrame(look);
-}
-board.focus({ preventScroll: true }); ask(0);
-"""
-
-
-def answer(page, keys, answers, pause):
-    "Press the right key for each image, and so many milliseconds after the next can be answered the next one; how long each took."
-    page.set_script_timeout(590)
-    return page.execute_async_script(ANSWER, keys, answers, pause)

@@ -81,6 +81,9 @@ def test_label_ten_images_across_a_killed_kernel(page, lab, root):
     until(page, lambda p: last in all_of(p, ".al-name")[0].text)
     until(page, lambda p: "%" in all_of(p, ".al-guess")[0].text)  # trained in the background
     shot(page, "labeller")
+    said = lambda: "".join(g.text for g in all_of(page, ".al-guess"))
+    press(page, "g"); until(page, lambda p: not said())
+    press(page, "g"); until(page, lambda p: "%" in said())
     kept = list(answers(root))
 
     kill_kernel(lab)
@@ -98,6 +101,8 @@ def test_label_ten_images_across_a_killed_kernel(page, lab, root):
     until(page, lambda p: re.search("10 images written to", p.page_source))
     (out,) = (root / "pictures-labelled").glob("*.csv")
     assert len(out.read_text().splitlines()) == 11
+    run_all(page, lab, "label")  # the page reloaded over a kernel that lives
+    until(page, lambda p: all_of(p, "button.al-label") and "10 labels given" in p.page_source)
     assert page.execute_script("return window.hurt") is None
 
 
@@ -120,18 +125,25 @@ def test_explorer_slides_and_drags(page, lab, root):
     shot(page, "explorer")
 
 
+def begin(page, port, texts):
+    "Open the page and fill in its form."
+    page.get(f"http://127.0.0.1:{port}/")
+    until(page, lambda p: len(all_of(p, "input[type=text]")) == 3)
+    for field, text in zip(all_of(page, "input[type=text]"), texts): field.send_keys("\ue009a\ue000", text + "\t")  # Ctrl-A, so that it is one change
+    next(b for b in all_of(page, "button") if b.text == "Start").click()
+    until(page, lambda p: all_of(p, "button.al-label"))
+
+
 def test_labeller_is_a_page_of_its_own(page, root):
     pytest.importorskip("voila")
     port = free_port()
     papermill.execute_notebook(str(HOME / "nbs" / "label.ipynb"), str(root / "form.ipynb"), dict(start=4, step=4, epochs=1), prepare_only=True, progress_bar=False)
     p = serve(root, port, "voila", "form.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1")
     try:
-        page.get(f"http://127.0.0.1:{port}/")
-        until(page, lambda p: len(all_of(p, "input[type=text]")) == 3)
-        for field, text in zip(all_of(page, "input[type=text]"), (str(root / "pictures"), "zero, one", "ben")): field.send_keys("\ue009a\ue000", text + "\t")  # Ctrl-A, so that it is one change
-        next(b for b in all_of(page, "button") if b.text == "Start").click()
-        until(page, lambda p: all_of(p, "button.al-label"))
+        begin(page, port, (str(root / "pictures"), "zero, one", "ben"))
         assert "from active_learning" not in page.page_source, "no code on the page"
         for key in "12": grow(page, root, lambda: press(page, key), who="ben")
         shot(page, "page")
+        begin(page, port, (str(root / "pictures"), "zero, one", "ben"))  # reloaded: a new kernel, under the same name
+        grow(page, root, lambda: press(page, "1"), who="ben")
     finally: stop(p)
