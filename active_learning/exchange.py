@@ -48,7 +48,7 @@ def bring(
     if bad := [f for f in labels if f not in session.place and f not in known]: raise ValueError(f"{source}: {len(bad)} files are not in {session.root.name}, such as {bad[0]!r}")
     if bad := sorted(set(labels.values()) - set(session.classes)): raise ValueError(f"{source}: unknown class {', '.join(map(repr, bad))}; choose from {', '.join(session.classes)}")
     fresh = {f: c for f, c in labels.items() if known.get(f) != c and f in session.place}
-    for f, c in fresh.items(): session.answer(f, c, source=source)
+    session.bring(fresh, source)
     return len(fresh)
 
 

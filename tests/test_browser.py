@@ -1,57 +1,26 @@
 "JupyterLab and Voilà as a person sees them: mouse, keys, a killed kernel, hostile names."
-import json
 import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-HOME = Path(__file__).parents[1]
-CHROME, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-if not (CHROME and DRIVER): pytest.skip("Chromium or chromedriver is not installed: apt-get install chromium chromium-driver", allow_module_level=True)
-for module in ("jupyterlab", "ipywidgets", "anywidget", "papermill"): pytest.importorskip(module)
-selenium = pytest.importorskip("selenium")
+import lab as browser
+
+if browser.MISSING: pytest.skip(browser.MISSING, allow_module_level=True)
+for module in ("jupyterlab", "ipywidgets", "anywidget", "papermill", "selenium"): pytest.importorskip(module)
 
 import papermill
-from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
+from active_learning.answers import read_log, standing
 from active_learning.experiment import run
-from active_learning.labelling import demo_folder, read_log, standing
+from active_learning.folder import demo_folder
+from lab import HOME, all_of, free_port, kill_kernel, run_all, serve, stop
 
 HOSTILE = "<img src=x onerror=window.hurt=1>"
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder to keep pictures in
-
-
-def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
-
-
-def environment(root):
-    "The checkout first, and nothing of the user's Jupyter."
-    own = {f"JUPYTER_{n}_DIR": str(root / f"jupyter-{n.lower()}") for n in ("CONFIG", "DATA", "RUNTIME")}
-    return {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(root / "spaces"), "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
-
-
-def serve(root, port, *command):
-    "A server, when it answers."
-    log = open(root / f"server-{port}.log", "w")
-    p = subprocess.Popen([sys.executable, "-m", *command], cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True)
-    for _ in range(240):
-        if p.poll() is not None: pytest.fail(f"the server ended: {(root / f'server-{port}.log').read_text()[-2000:]}")
-        try: socket.create_connection(("127.0.0.1", port), 1).close(); return p
-        except OSError: time.sleep(0.5)
-    p.terminate(); pytest.fail("the server never answered")
 
 
 @pytest.fixture(scope="module")
@@ -61,50 +30,29 @@ def root(tmp_path_factory):
     demo_folder(root / "pictures", 60)
     (root / "pictures" / "torn.png").write_bytes(b"\x89PNG torn")
     for s in ("random", "entropy"): run(progress=False, dataset="digits", classes="0,1,7", strategy=s, protocol="pool", rounds=3, query_size=20, initial_size=20, seeds=0, out_dir=str(root / "runs"))
-    settings = dict(folder=str(root / "pictures"), classes=f"zero,one,two,{HOSTILE}", labeller="ana", start=4, step=4, epochs=2, check_every=0)
-    for name, parameters in (("label", {**settings, "grid": 4}), ("explore", dict(runs=str(root / "runs")))):
+    settings = dict(folder="pictures", classes=f"zero,one,two,{HOSTILE}", labeller="ana", start=4, step=4, epochs=2, check_every=0)
+    for name, parameters in (("label", {**settings, "grid": 4}), ("explore", dict(runs="runs"))):
         papermill.execute_notebook(str(HOME / "nbs" / f"{name}.ipynb"), str(root / f"{name}.ipynb"), parameters, prepare_only=True, progress_bar=False)
     return root
 
 
 @pytest.fixture(scope="module")
 def lab(root):
-    port, news = free_port(), root / "settings" / "@jupyterlab" / "apputils-extension"
-    news.mkdir(parents=True); (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    p = serve(root, port, "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={root}",
-              "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=")
-    yield f"http://127.0.0.1:{port}"
-    p.send_signal(signal.SIGTERM)
-    try: p.wait(20)
-    except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL)
+    with browser.lab(root) as address: yield address
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROME
-    for a in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run", "--window-size=1200,1500", f"--user-data-dir={tmp_path_factory.mktemp('chrome')}"): options.add_argument(a)
-    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    page.set_script_timeout(90)
-    yield page
-    page.quit()
+    with browser.chromium(tmp_path_factory.mktemp("chrome")) as page: yield page
 
 
 def until(page, what, seconds=90):
     "Wait; what the page showed when it was too long is kept."
-    try: return WebDriverWait(page, seconds, 0.1, ignored_exceptions=(Exception,)).until(what)
+    try: return browser.until(page, what, seconds)
     except TimeoutException: shot(page, "timeout"); raise
 
 
-def all_of(page, css): return page.find_elements(By.CSS_SELECTOR, css)
 def shot(page, name): SHOTS and page.save_screenshot(str(Path(SHOTS) / f"{name}.png"))
-
-
-def run_all(page, lab, name):
-    "Open a notebook and run all its cells."
-    page.get(f"{lab}/lab/tree/{name}.ipynb?token=secret&reset")
-    until(page, lambda p: p.execute_script("const w = window.jupyterapp?.shell.currentWidget; return w?.sessionContext?.session?.kernel?.connectionStatus === 'connected' && w.content.model?.cells.length > 2"))
-    page.execute_script("jupyterapp.commands.execute('application:toggle-left-area'); jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
 def answers(root, who="ana"): return standing(read_log(root / "pictures" / f"labels-{who}.csv"))
@@ -121,14 +69,6 @@ def grow(page, root, act, by=1, who="ana"):
 def press(page, key): page.execute_script("document.querySelector('.al-board').focus({preventScroll: true})"); ActionChains(page).send_keys(key).perform()
 
 
-def kill_kernel(lab):
-    "SIGKILL the one kernel that runs."
-    request = urllib.request.Request(f"{lab}/api/kernels", headers={"Authorization": "token secret"})
-    (kernel,) = json.load(urllib.request.urlopen(request))
-    pid = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if kernel["id"].encode() in p.read_bytes())
-    os.kill(pid, signal.SIGKILL)
-
-
 def test_label_ten_images_across_a_killed_kernel(page, lab, root):
     run_all(page, lab, "label")
     until(page, lambda p: all_of(p, "button.al-label"))
@@ -141,6 +81,9 @@ def test_label_ten_images_across_a_killed_kernel(page, lab, root):
     until(page, lambda p: last in all_of(p, ".al-name")[0].text)
     until(page, lambda p: "%" in all_of(p, ".al-guess")[0].text)  # trained in the background
     shot(page, "labeller")
+    said = lambda: "".join(g.text for g in all_of(page, ".al-guess"))
+    press(page, "g"); until(page, lambda p: not said())
+    press(page, "g"); until(page, lambda p: "%" in said())
     kept = list(answers(root))
 
     kill_kernel(lab)
@@ -158,6 +101,8 @@ def test_label_ten_images_across_a_killed_kernel(page, lab, root):
     until(page, lambda p: re.search("10 images written to", p.page_source))
     (out,) = (root / "pictures-labelled").glob("*.csv")
     assert len(out.read_text().splitlines()) == 11
+    run_all(page, lab, "label")  # the page reloaded over a kernel that lives
+    until(page, lambda p: all_of(p, "button.al-label") and "10 labels given" in p.page_source)
     assert page.execute_script("return window.hurt") is None
 
 
@@ -180,19 +125,25 @@ def test_explorer_slides_and_drags(page, lab, root):
     shot(page, "explorer")
 
 
+def begin(page, port, texts):
+    "Open the page and fill in its form."
+    page.get(f"http://127.0.0.1:{port}/")
+    until(page, lambda p: len(all_of(p, "input[type=text]")) == 3)
+    for field, text in zip(all_of(page, "input[type=text]"), texts): field.send_keys("\ue009a\ue000", text + "\t")  # Ctrl-A, so that it is one change
+    next(b for b in all_of(page, "button") if b.text == "Start").click()
+    until(page, lambda p: all_of(p, "button.al-label"))
+
+
 def test_labeller_is_a_page_of_its_own(page, root):
     pytest.importorskip("voila")
     port = free_port()
     papermill.execute_notebook(str(HOME / "nbs" / "label.ipynb"), str(root / "form.ipynb"), dict(start=4, step=4, epochs=1), prepare_only=True, progress_bar=False)
     p = serve(root, port, "voila", "form.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1")
     try:
-        page.get(f"http://127.0.0.1:{port}/")
-        until(page, lambda p: len(all_of(p, "input[type=text]")) == 3)
-        for field, text in zip(all_of(page, "input[type=text]"), (str(root / "pictures"), "zero, one", "ben")): field.send_keys("\ue009a\ue000", text + "\t")  # Ctrl-A, so that it is one change
-        next(b for b in all_of(page, "button") if b.text == "Start").click()
-        until(page, lambda p: all_of(p, "button.al-label"))
+        begin(page, port, (str(root / "pictures"), "zero, one", "ben"))
         assert "from active_learning" not in page.page_source, "no code on the page"
         for key in "12": grow(page, root, lambda: press(page, key), who="ben")
         shot(page, "page")
-    finally:
-        p.send_signal(signal.SIGTERM); p.wait(20)
+        begin(page, port, (str(root / "pictures"), "zero, one", "ben"))  # reloaded: a new kernel, under the same name
+        grow(page, root, lambda: press(page, "1"), who="ben")
+    finally: stop(p)
