@@ -78,7 +78,7 @@ def test_a_process_of_its_own_killed_and_a_second_told_who_holds_the_folder(tmp_
     assert first.returncode == -signal.SIGKILL and not (folder / "model.pt").exists()
     before = len((folder / "history.csv").read_text().splitlines())
     short = tmp_path / "short.py"
-    short.write_text(RUN.replace("; run(", "; from active_learning import experiment; experiment.Run.rounds = lambda self, progress: [self.step() for _ in range(2)]; run("))
+    short.write_text(RUN.replace("; run(", "; from active_learning import experiment; experiment.Run.rounds = lambda self, *_: [self.step() for _ in range(2)]; run("))
     subprocess.run([command[0], str(short), command[3]], check=True, env={**os.environ})
     assert len((folder / "history.csv").read_text().splitlines()) >= before + 1
     with pytest.raises(FileNotFoundError, match="not a run folder"): repeat(tmp_path)
