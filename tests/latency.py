@@ -106,7 +106,7 @@ def measure(waits, starts):
         load = os.getloadavg()[0]
         found, began = scene(*settings)
         rows += [dict(scene=name, **r) for r in found]
-        begins.append(dict(scene=name, load=load, **began))
+        begins.append(dict(scene=name, load=load, cores=os.cpu_count(), **began))
         pd.DataFrame(rows).round(1).to_csv(waits, index=False)
         pd.DataFrame(begins).round(2).to_csv(starts, index=False)
 
