@@ -206,7 +206,7 @@ def save(
 ):
     "Write a PNG that depends on nothing but what is drawn."
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, metadata={"Software": None})
+    fig.savefig(path, dpi=STYLE["savefig.dpi"], metadata={"Software": None})
 
 # %% ../nbs/09_figures.ipynb #f9380e71
 def selection_panels(
