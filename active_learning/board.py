@@ -10,7 +10,6 @@ import base64
 import functools
 import importlib
 import io
-from pathlib import Path
 
 from PIL import Image, ImageOps
 

@@ -6,7 +6,6 @@
 __all__ = ['class_names', 'Survey', 'survey', 'demo_folder']
 
 # %% ../nbs/10_folder.ipynb #af6bed88
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,23 +13,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .images import IMAGE_FILES, decode, read_image
+from .images import IMAGE_FILES, decode, either, image_files, read_image
 from .splits import Data, Part, split
 
 # %% ../nbs/10_folder.ipynb #0a7e41ea
 def _images(root):
     "Image files under `root`, relative and sorted, and those refused, with the reason."
     found, refused = [], {}
-    for place, folders, names in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            path = Path(place) / name
-            if name.startswith(".") or path.suffix.lower() not in IMAGE_FILES: continue
-            file = path.relative_to(root).as_posix()
-            if not path.resolve().is_relative_to(root): refused[file] = "a link that leads out of the folder"
-            elif not file.isprintable(): refused[ascii(file)] = "a name with characters that cannot be printed"
-            else: found.append(file)
-    return sorted(found), refused
+    for file in image_files(root):
+        if not (root / file).resolve().is_relative_to(root): refused[file] = "a link that leads out of the folder"
+        elif not file.isprintable(): refused[ascii(file)] = "a name with characters that cannot be printed"
+        else: found.append(file)
+    return found, refused
 
 
 def _place(file, classes):
@@ -49,7 +43,7 @@ def class_names(
     names = [str(c).strip() for c in (classes.split(",") if isinstance(classes, str) else classes)]
     names = [c for c in names if c]
     if not names and folder:
-        top = next((folder / t for t in ("train", "Training") if (folder / t).is_dir()), folder)
+        top = either(folder, "train", "Training") or folder
         names = sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name.lower() not in ("unlabelled", "test"))
     if len(set(names)) < 2 or len(set(names)) < len(names): raise ValueError(f"classes = {classes!r}: name at least two different classes, such as classes = \"cat, dog\"")
     if bad := [c for c in names if not c.isprintable()]: raise ValueError(f"class {bad[0]!r} cannot be printed; choose another name")

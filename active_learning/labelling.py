@@ -15,11 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .answers import read_log, standing
 from .desk import Desk
-from .folder import demo_folder, survey
 from .learner import Learner
-from .stopping import advice, agreement, pace
+from .stopping import agreement
 from .training import measure
 
 # %% ../nbs/11_labelling.ipynb #884ab62e

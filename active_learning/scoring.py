@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from .query import TopK
 
 # %% ../nbs/04_scoring.ipynb #d0e8bdf9
-MICRO_BATCH, BLOCK = 64, 512  # images through a convolution at once, images through the linear layers at once
+MICRO_BATCH, BLOCK = 128, 512  # images through a convolution at once, images through the linear layers at once
 
 
 def rows(
@@ -34,11 +34,12 @@ def rows(
 # %% ../nbs/04_scoring.ipynb #a79fe864
 def halve(
     x,  # (n, channels, height, width)
+    out=None,  # tensor to write to
 ):  # (n, channels, height // 2, width // 2)
     "2×2 max-pooling by two comparisons."
     h, w = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
     x = torch.maximum(x[:, :, 0:h:2], x[:, :, 1:h:2])
-    return torch.maximum(x[:, :, :, 0:w:2], x[:, :, :, 1:w:2])
+    return torch.maximum(x[:, :, :, 0:w:2], x[:, :, :, 1:w:2], out=out)
 
 # %% ../nbs/04_scoring.ipynb #52806f06
 def supported(
@@ -95,7 +96,11 @@ class Compiled:
     def enter(self, x): return x.to(torch.float32).sub_(self.mean).div_(self.std)
 
     @staticmethod
-    def step(x, convolve, pool): return halve(convolve(x)) if pool else convolve(x)
+    def step(x, convolve, pool, out=None):
+        "One convolution, and its pooling where it has one; into `out` where that is given."
+        x = convolve(x)
+        if pool: return halve(x, out)
+        return x if out is None else out.copy_(x)
 
     def head(self, x):
         "The linear layers."
@@ -116,8 +121,8 @@ class Compiled:
             part = images[i:i + MICRO_BATCH]
             batch[:len(part)] = part
             x = self.enter(batch)
-            for s in self.steps: x = self.step(x, *s)
-            block[i:i + MICRO_BATCH] = x
+            for s in self.steps[:-1]: x = self.step(x, *s)
+            self.step(x, *self.steps[-1], block[i:i + MICRO_BATCH])
         return self.head(block.permute(0, 2, 3, 1).flatten(1))[:len(images)]
 
 # %% ../nbs/04_scoring.ipynb #632632ff
@@ -162,7 +167,7 @@ def _peaks(exact, sample):
             batch = exact.buffer(torch.uint8)
             batch[:len(part)] = part
             x = exact.enter(batch)
-            for i, s in enumerate(exact.steps): x = exact.step(x, *s); top[i] = torch.maximum(top[i], x[:len(part)].max())
+            for i, s in enumerate(exact.steps): x = exact.step(x, *s); top[i] = torch.maximum(top[i], x[:len(part)].amax())
     return (top / 255).tolist()
 
 

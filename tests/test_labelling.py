@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from active_learning.labelling import Session, demo_folder, read_log, resume, standing
+from active_learning.answers import read_log, standing
+from active_learning.folder import demo_folder
+from active_learning.labelling import Session, resume
 
 CLASSES = "0,1,2,3,4,5,6,7,8,9"
 HOME = str(Path(__file__).parents[1])
