@@ -17,7 +17,7 @@ def readme():
     for c in nb.cells:
         if c.cell_type == "code": c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
     nb.metadata["language_info"] = {"name": "python"}
-    hide = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove-input"}))
+    hide = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove-input"}), CoalesceStreamsPreprocessor=dict(enabled=True))
     body, _ = MarkdownExporter(config=hide).from_notebook_node(nb)
     return re.sub(r"\n{3,}", "\n\n", body.replace("](../", "](").replace('src="../', 'src="')).strip() + "\n"
 
