@@ -21,6 +21,7 @@ def _images(root):
     "Image files under `root`, relative and sorted, and those refused, with the reason."
     found, refused = [], {}
     for file in image_files(root):
+        if (root / file).is_dir(): continue
         if not (root / file).resolve().is_relative_to(root): refused[file] = "a link that leads out of the folder"
         elif not file.isprintable(): refused[ascii(file)] = "a name with characters that cannot be printed"
         else: found.append(file)

@@ -87,7 +87,7 @@ def image_files(
 ):  # list of text
     "Image files under `folder`, relative to it, in the order of their names."
     found = [p.relative_to(folder).as_posix() for p in folder.rglob("*")
-             if p.suffix.lower() in IMAGE_FILES and p.is_file() and not any(q.startswith(".") for q in p.relative_to(folder).parts)]
+             if p.suffix.lower() in IMAGE_FILES and not any(q.startswith(".") for q in p.relative_to(folder).parts)]
     return sorted(found)
 
 
