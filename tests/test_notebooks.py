@@ -1,4 +1,7 @@
 "Notebooks run from the repository's root as they do from their own folder, where nbdev_test runs them."
+import json
+import re
+
 import nbdev.test
 import pytest
 from nbdev.config import get_config
@@ -13,3 +16,11 @@ OPENED = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb") if "default_exp" not 
 def test_a_notebook_runs_from_the_root(path, monkeypatch):
     monkeypatch.setattr(nbdev.test, "working_directory", lambda _: working_directory(ROOT))
     assert nbdev.test.test_nb(path, get_config().tst_flags.split(), basepath=ROOT)[0]
+
+
+def test_no_notebook_looks_for_the_repository_beside_its_own_folder():
+    found = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+        found += [(path.name, line) for line in code.splitlines() if re.search(r"[\"']\.\./(figures|tests|nbs|active_learning)", line)]
+    assert not found, "use `paper.root()`"
