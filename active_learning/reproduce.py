@@ -24,13 +24,12 @@ import torch
 
 from .data import load
 from .experiment import run
-from .files import write_atomically
 from .measures import STRATEGIES
 from .paper import FIGURES, places, root
 from .parameters import seed_list
 from .progress import tqdm
 from .results import asked, by_class, history, parameters, times_asked
-from .storage import versions
+from .storage import versions, write_json
 
 # %% ../nbs/14_reproduce.ipynb #9b98fe8e
 TASKS = {
@@ -157,7 +156,7 @@ def describe(
     **what,  # what to say
 ):
     "Write how a table came about, with the versions of what made it."
-    write_atomically(path, lambda f: f.write((json.dumps({**what, "drawn_with": {"matplotlib": version("matplotlib"), **versions()}}, indent=1) + "\n").encode()))
+    write_json(path, {**what, "drawn_with": {"matplotlib": version("matplotlib"), **versions()}})
 
 
 def collect(
