@@ -65,8 +65,9 @@ class Run:
         data,  # a `Data`
         seed,  # int
         digest=None,  # `checksum(data)`, where it is known
+        closely=0,  # rounds at the start that are measured one by one, whatever `evaluate_every` says
     ):
-        self.p, self.data, self.seed = p, data, seed
+        self.p, self.data, self.seed, self.closely = p, data, seed, closely
         self.folder = Path(p["out_dir"]).expanduser() / p["experiment"] / p["strategy"] / f"seed{seed}"
         self.params = dict(parameters={**{k: p[k] for k in DEFAULTS if k != "seeds"}, "seed": seed}, versions={**versions(), "shortlist": _shortlist(p)}, data=digest or checksum(data))
 
@@ -166,7 +167,7 @@ def _close_round(self: Run):
     p, last = self.p, self.round == self.p["rounds"]
     if p["epsilon"] and self.learner.fits: self.stopped = self.learner.training_error() <= p["epsilon"]
     if p["protocol"] == "pool" and not len(self.learner.candidates()): self.stopped = True
-    if self.round % p["evaluate_every"] == 0 or last or self.stopped: self.record()
+    if self.round <= self.closely or self.round % p["evaluate_every"] == 0 or last or self.stopped: self.record()
     save_checkpoint(self.folder, dict(learner=self.learner.state(), round=self.round, stopped=self.stopped, history=self.history, classes=self.classes, seconds=self.seconds))
 
 
@@ -229,6 +230,7 @@ def run(
     progress=True,  # show a bar for each seed
     data=None,  # a `Data` already loaded; else `dataset` is
     until=0,  # leave it at this round, to be gone on with later; 0 runs to the end
+    closely=0,  # rounds at the start that are measured one by one, whatever `evaluate_every` says
     **params,  # any of `DEFAULTS`
 ):  # list of `Path`, a run folder for each seed
     """Run one experiment, resuming what was interrupted and skipping what is done.
@@ -237,7 +239,7 @@ def run(
     p = check(params)
     data = data or load(p["dataset"], p["classes"], p["data_dir"])
     p, digest = settle(p, data), checksum(data)
-    runs = [Run(p, data, seed, digest) for seed in p["seeds"]]
+    runs = [Run(p, data, seed, digest, closely) for seed in p["seeds"]]
     for r in runs:
         if p["resume"]: r.check_folder()
     for r in runs: r.go(progress, until)

@@ -48,8 +48,8 @@ def supported(
     "Whether this machine and this PyTorch have the kernels."
     if not torch.backends.mkldnn.is_available(): return False
     if precision == "float32": return hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
-    vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
-    return vnni and all(hasattr(torch.ops.onednn, f) for f in ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise"))
+    avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return avx and all(hasattr(torch.ops.onednn, f) for f in ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise"))
 
 
 def _geometry(layer):

@@ -42,9 +42,9 @@ def pick_precision(
     name="auto",  # auto, float32, bfloat16 or int8
     device="cpu",  # a `torch.device`, or its kind
 ):  # a `torch.dtype`
-    "The number format of the shortlist; float32 needs none. auto is int8 on a CPU with VNNI instructions, else float32. Raises ValueError for one this machine lacks."
+    "The number format of the shortlist; float32 needs none. auto is int8 on a CPU with AVX2 or more, else float32. Raises ValueError for one this machine lacks."
     if name not in PRECISIONS: raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
-    if name == "int8" and not supported("int8"): raise ValueError("precision 'int8' needs a processor with VNNI instructions; choose auto, float32 or bfloat16")
+    if name == "int8" and not supported("int8"): raise ValueError("precision 'int8' needs a processor with AVX2 and a PyTorch with oneDNN; choose auto, float32 or bfloat16")
     if name == "auto" and torch.device(device).type == "cpu" and supported("int8"): return torch.int8
     return {"bfloat16": torch.bfloat16, "int8": torch.int8}.get(name, torch.float32)
 

@@ -83,29 +83,19 @@ def test_unfinished_runs_are_collected_up_to_the_round_that_all_have_reached(tmp
     assert paper.read("digits_binary_asked", tmp_path)["round"].max() == 1
 
 
-@pytest.fixture
-def looked_at_twice(tmp_path, monkeypatch):
-    "Runs measured every two rounds, and a closer look at their first three."
-    monkeypatch.setitem(reproduce.SCALES["full"], "digits_binary", dict(reproduce.TASKS["digits_binary"], rounds=4, seeds="0", evaluate_every=2))
-    monkeypatch.setattr(reproduce, "CLOSER", 3)
+def test_the_first_rounds_are_measured_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.SCALES["full"], "digits_binary", dict(reproduce.TASKS["digits_binary"], rounds=6, seeds="0", evaluate_every=3))
+    monkeypatch.setattr(reproduce, "CLOSELY", 2)
     for j in reproduce.plan("full", ["digits_binary"]): reproduce._job(j, tmp_path / "runs", "", "cpu")
-    return tmp_path
+    reproduce.collect("digits_binary", "full", tmp_path / "runs", tmp_path)
+    h, c = paper.read("digits_binary", tmp_path), paper.read("digits_binary_classes", tmp_path)
+    assert all(g["round"].tolist() == [0, 1, 2, 3, 6] for _, g in h.groupby(["strategy", "seed"]))
+    assert all(g["round"].tolist() == [0, 1, 2, 3, 6] for _, g in c.groupby(["strategy", "seed", "class"]))
 
 
-def test_a_closer_look_fills_in_the_rounds_between(looked_at_twice):
-    reproduce.collect("digits_binary", "full", looked_at_twice / "runs", looked_at_twice)
-    h, c = paper.read("digits_binary", looked_at_twice), paper.read("digits_binary_classes", looked_at_twice)
-    assert all(g["round"].tolist() == [0, 1, 2, 3, 4] for _, g in h.groupby(["strategy", "seed"]))
-    assert all(g["round"].tolist() == [0, 1, 2, 3, 4] for _, g in c.groupby(["strategy", "seed", "class"]))
-
-
-def test_a_closer_look_at_other_runs_is_refused(looked_at_twice):
-    path = looked_at_twice / "runs/digits_binary_closer/random/seed0/history.csv"
-    lines = path.read_text().splitlines()
-    last = lines[3].split(",")
-    lines[3] = ",".join([*last[:8], "0.123", *last[9:]])  # round 2, test_accuracy
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="test_accuracy differs"): reproduce.collect("digits_binary", "full", looked_at_twice / "runs", looked_at_twice)
+def test_measuring_changes_nothing_in_a_run(tmp_path):
+    run = lambda where, **how: reproduce.run(progress=False, rounds=4, seeds=0, evaluate_every=4, out_dir=str(tmp_path / where), experiment="e", **how)[0]
+    assert [compare(run("rarely"), run("closely", closely=4))[f] for f in ("queries.npy", "model.pt")] == [True, True]
 
 
 def test_a_run_left_at_a_round_ends_as_one_that_was_not(tmp_path):
