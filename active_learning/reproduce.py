@@ -61,7 +61,7 @@ NOTEBOOKS = [["toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_bina
 
 # %% ../nbs/14_reproduce.ipynb #a38ba894
 TWINS = "least_confidence"  # trained for all four measures where there are two classes
-CLOSELY = 20  # rounds at the start of a run that are measured one by one
+CLOSELY = 10  # rounds at the start of a run that are measured one by one
 
 
 def plan(
