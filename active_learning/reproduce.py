@@ -12,10 +12,9 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import lru_cache
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from .parameters import seed_list
 from .progress import tqdm
 from .results import asked, by_class, history, parameters, times_asked
 from .storage import versions, write_json
+from .sweep import local_pool
 
 # %% ../nbs/14_reproduce.ipynb #9b98fe8e
 TASKS = {
@@ -112,7 +112,7 @@ def train(
     cost = lambda: weigh(lambda j: _done(j, out))
     for dataset, classes in dict.fromkeys((j[1]["dataset"], j[1].get("classes", "")) for j in jobs): _data(dataset, classes, data_dir)
     shape = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"
-    with tqdm(total=weigh(goal), initial=cost(), bar_format=shape, smoothing=0) as bar, ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with tqdm(total=weigh(goal), initial=cost(), bar_format=shape, smoothing=0) as bar, local_pool(workers) as pool:
         try:
             for stage in range(STAGE, max(map(goal, jobs)) + STAGE, STAGE):
                 futures = {pool.submit(_job, j, out, data_dir, device, min(stage, goal(j))) for j in jobs if _done(j, out) < min(stage, goal(j))}

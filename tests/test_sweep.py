@@ -1,6 +1,8 @@
 "A sweep over a real Dask cluster survives the death of a worker."
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -38,3 +40,15 @@ def test_worker_killed(tmp_path):
     folders = [p.parent for p in tmp_path.glob("*/*/seed0/params.json")]
     assert len(folders) == 3 and all(whole(f, rounds) for f in folders)
     assert sweep(runs, tmp_path, progress=False).status.tolist() == ["kept"] * 3
+
+
+def test_workers_do_not_outlive_who_started_them():
+    psutil = pytest.importorskip("psutil")
+    code = "import os, time\nfrom active_learning.sweep import local_pool\npool = local_pool(1)\nprint(pool.submit(os.getpid).result(), flush=True)\npool.submit(time.sleep, 600).result()"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.send_signal(signal.SIGKILL); parent.wait()
+    alive = lambda: worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+    end = time.monotonic() + 60
+    while alive() and time.monotonic() < end: time.sleep(0.1)
+    if alive(): worker.kill(); raise AssertionError("the worker lives on without its parent")
