@@ -194,11 +194,12 @@ def make(
     data_dir="",
     workers=0,  # processes; 0 = one a core
     device="cpu",
-    until=0,  # leave every run at this round; 0 runs to the end
+    until=0,  # only train, and leave every run at this round; 0 is the whole paper
 ):
     "Train, collect and draw: the whole paper."
     drawn, results, runs = places(scale, figures_dir, runs_dir)
     train(plan(scale, tasks), runs, workers, data_dir, device, until)
+    if until: return print(f"runs left at round {until} in {runs}")  # the notebooks would train them to the end
     for t in tasks or TASKS: collect(t, scale, runs, results, data_dir)
     for row in NOTEBOOKS:
         row = [n for n in row if n not in TASKS or n in (tasks or TASKS)]
@@ -217,7 +218,7 @@ def main(
     for name in ("figures_dir", "runs_dir", "data_dir"): a.add_argument(f"--{name}", default="")
     a.add_argument("--workers", type=int, default=0, help="processes; 0 is one a core")
     a.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    a.add_argument("--until", type=int, default=0, help="leave every run at this round and draw what there is; the same command without it goes on")
+    a.add_argument("--until", type=int, default=0, help="only train, and leave every run at this round; the same command without it goes on and draws")
     given = vars(a.parse_args(argv))
     make(**{**given, "tasks": [t for t in given["tasks"].split(",") if t] or None})
 

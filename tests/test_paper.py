@@ -103,3 +103,9 @@ def test_a_run_left_at_a_round_ends_as_one_that_was_not(tmp_path):
     for until in (1, 2, 0): reproduce._job(job, tmp_path / "left", "", "cpu", until)
     reproduce._job(job, tmp_path / "whole", "", "cpu")
     assert all(compare(tmp_path / "left/digits/entropy/seed0", tmp_path / "whole/digits/entropy/seed0").values())
+
+
+def test_until_leaves_the_runs_and_draws_nothing(tmp_path):
+    reproduce.make("smoke", ["digits_binary"], figures_dir=str(tmp_path / "figures"), runs_dir=str(tmp_path / "runs"), workers=1, until=1)
+    assert {reproduce._done(j, tmp_path / "runs") for j in reproduce.plan("smoke", ["digits_binary"])} == {1}
+    assert not (tmp_path / "figures").exists() and not (tmp_path / "runs/notebooks").exists()
