@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .batched import run_together
 from .data import load
 from .experiment import run
 from .measures import STRATEGIES
@@ -83,19 +84,31 @@ STAGE = 10  # rounds
 _data = lru_cache(1)(load)
 
 
-def _job(job, out, data_dir, device, until=0):
-    "One run up to a round, in a process of its own."
+def _unit(jobs, out, data_dir, device, until=0):
+    "One run, or the runs of a task as one, up to a round, in a process of its own."
     torch.set_num_threads(1)
-    _, p = job
-    run(progress=False, data=_data(p["dataset"], p.get("classes", ""), data_dir), until=until, closely=CLOSELY, out_dir=str(out), data_dir=data_dir, device=device, **p)
+    given = [dict(out_dir=str(out), data_dir=data_dir, device=device, **p) for _, p in jobs]
+    data, how = _data(given[0]["dataset"], given[0].get("classes", ""), data_dir), dict(progress=False, until=until, closely=CLOSELY)
+    run(data=data, **how, **given[0]) if len(given) == 1 else run_together(given, data, **how)
+
+
+def _units(jobs, together):
+    "What goes through `_unit` at once."
+    if not together: return [[j] for j in jobs]
+    tasks = {}
+    for i, j in enumerate(jobs): tasks.setdefault((j[0], i if j[1].get("norm") == "dropout" else ""), []).append(j)
+    return list(tasks.values())
+
+
+def _whole(job, out): return (Path(out) / job[0] / job[1]["strategy"] / f"seed{job[1]['seeds']}" / "model.pt").exists()
 
 
 def _done(job, out):
     "Rounds of a run that are behind it."
     task, p = job
-    folder = Path(out) / task / p["strategy"] / f"seed{p['seeds']}"
-    if (folder / "model.pt").exists(): return p["rounds"]
-    return int((np.load(folder / "queries.npy", mmap_mode="r")[:, 0] >= 0).sum()) if (folder / "queries.npy").exists() else 0
+    if _whole(job, out): return p["rounds"]
+    queries = Path(out) / task / p["strategy"] / f"seed{p['seeds']}" / "queries.npy"
+    return int((np.load(queries, mmap_mode="r")[:, 0] >= 0).sum()) if queries.exists() else 0
 
 
 def train(
@@ -105,17 +118,20 @@ def train(
     data_dir="",  # folder with the data; "" = $ACTIVE_LEARNING_DATA, else the user's cache
     device="cpu",  # cpu, cuda, auto
     until=0,  # leave every run at this round, to be gone on with later; 0 runs to the end
+    together=False,  # the runs of a task as one batched run, for a GPU; dropout's stay single
 ):
     "Run what is not done yet, with a bar and the time left. What one run raises stops all, the others' rounds are kept."
     goal = lambda j: min(until or j[1]["rounds"], j[1]["rounds"])
+    units, step = _units(jobs, together), max(map(goal, jobs)) if together else STAGE
     weigh = lambda rounds: sum(SECONDS[t] * (1 if p["strategy"] == "random" else 3) / 3 * rounds((t, p)) for t, p in jobs)
+    behind = lambda j, stage: _whole(j, out) or stage < goal(j) and _done(j, out) >= stage  # the last stage leaves it to the run to say that it is done
     cost = lambda: weigh(lambda j: _done(j, out))
     for dataset, classes in dict.fromkeys((j[1]["dataset"], j[1].get("classes", "")) for j in jobs): _data(dataset, classes, data_dir)
     shape = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"
-    with tqdm(total=weigh(goal), initial=cost(), bar_format=shape, smoothing=0) as bar, local_pool(workers) as pool:
+    with tqdm(total=weigh(goal), initial=cost(), bar_format=shape, smoothing=0) as bar, local_pool(workers or int(together)) as pool:
         try:
-            for stage in range(STAGE, max(map(goal, jobs)) + STAGE, STAGE):
-                futures = {pool.submit(_job, j, out, data_dir, device, min(stage, goal(j))) for j in jobs if _done(j, out) < min(stage, goal(j))}
+            for stage in range(step, max(map(goal, jobs)) + step, step):
+                futures = {pool.submit(_unit, u, out, data_dir, device, min(stage, goal(u[0]))) for u in units if stage - step < goal(u[0]) and not all(behind(j, stage) for j in u)}
                 while futures:
                     done, futures = wait(futures, timeout=5, return_when=FIRST_COMPLETED)
                     for f in done: f.result()
@@ -195,10 +211,11 @@ def make(
     workers=0,  # processes; 0 = one a core
     device="cpu",
     until=0,  # only train, and leave every run at this round; 0 is the whole paper
+    together=False,  # see `train`
 ):
     "Train, collect and draw: the whole paper."
     drawn, results, runs = places(scale, figures_dir, runs_dir)
-    train(plan(scale, tasks), runs, workers, data_dir, device, until)
+    train(plan(scale, tasks), runs, workers, data_dir, device, until, together)
     if until: return print(f"runs left at round {until} in {runs}")  # the notebooks would train them to the end
     for t in tasks or TASKS: collect(t, scale, runs, results, data_dir)
     for row in NOTEBOOKS:
@@ -219,6 +236,7 @@ def main(
     a.add_argument("--workers", type=int, default=0, help="processes; 0 is one a core")
     a.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     a.add_argument("--until", type=int, default=0, help="only train, and leave every run at this round; the same command without it goes on and draws")
+    a.add_argument("--together", action="store_true", help="all runs of a task as one batched run, for a GPU")
     given = vars(a.parse_args(argv))
     make(**{**given, "tasks": [t for t in given["tasks"].split(",") if t] or None})
 

@@ -67,7 +67,7 @@ def test_places_do_not_depend_on_the_working_directory(monkeypatch):
 
 def test_only_seeds_that_every_strategy_has_begun_are_collected(tmp_path):
     jobs = [j for j in reproduce.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0 or j[1]["strategy"] == "random"]
-    for j in jobs: reproduce._job(j, tmp_path / "runs", "", "cpu")
+    for j in jobs: reproduce._unit([j], tmp_path / "runs", "", "cpu")
     assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 1
     h = paper.read("digits_binary", tmp_path)
     assert set(h.seed) == {0}
@@ -77,7 +77,7 @@ def test_only_seeds_that_every_strategy_has_begun_are_collected(tmp_path):
 
 def test_unfinished_runs_are_collected_up_to_the_round_that_all_have_reached(tmp_path):
     for j in reproduce.plan("smoke", ["digits_binary"]):
-        reproduce._job(j, tmp_path / "runs", "", "cpu", until=1 if j[1]["strategy"] == "entropy" else 2)
+        reproduce._unit([j], tmp_path / "runs", "", "cpu", until=1 if j[1]["strategy"] == "entropy" else 2)
     assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 2
     assert paper.read("digits_binary", tmp_path)["round"].max() == paper.about("digits_binary", tmp_path)["rounds"] == 1
     assert paper.read("digits_binary_asked", tmp_path)["round"].max() == 1
@@ -86,7 +86,7 @@ def test_unfinished_runs_are_collected_up_to_the_round_that_all_have_reached(tmp
 def test_the_first_rounds_are_measured_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setitem(reproduce.SCALES["full"], "digits_binary", dict(reproduce.TASKS["digits_binary"], rounds=6, seeds="0", evaluate_every=3))
     monkeypatch.setattr(reproduce, "CLOSELY", 2)
-    for j in reproduce.plan("full", ["digits_binary"]): reproduce._job(j, tmp_path / "runs", "", "cpu")
+    for j in reproduce.plan("full", ["digits_binary"]): reproduce._unit([j], tmp_path / "runs", "", "cpu")
     reproduce.collect("digits_binary", "full", tmp_path / "runs", tmp_path)
     h, c = paper.read("digits_binary", tmp_path), paper.read("digits_binary_classes", tmp_path)
     assert all(g["round"].tolist() == [0, 1, 2, 3, 6] for _, g in h.groupby(["strategy", "seed"]))
@@ -100,9 +100,21 @@ def test_measuring_changes_nothing_in_a_run(tmp_path):
 
 def test_a_run_left_at_a_round_ends_as_one_that_was_not(tmp_path):
     job, = [j for j in reproduce.plan("smoke", ["digits"]) if j[1]["seeds"] == 0 and j[1]["strategy"] == "entropy"]
-    for until in (1, 2, 0): reproduce._job(job, tmp_path / "left", "", "cpu", until)
-    reproduce._job(job, tmp_path / "whole", "", "cpu")
+    for until in (1, 2, 0): reproduce._unit([job], tmp_path / "left", "", "cpu", until)
+    reproduce._unit([job], tmp_path / "whole", "", "cpu")
     assert all(compare(tmp_path / "left/digits/entropy/seed0", tmp_path / "whole/digits/entropy/seed0").values())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_run_killed_after_its_last_question_is_finished(tmp_path, together):
+    jobs = [j for j in reproduce.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0]
+    reproduce.train(jobs, tmp_path, 1, until=2)
+    for f in tmp_path.glob("*/*/seed0/queries.npy"):  # the answer to the last question was never learned from
+        asked = np.load(f)
+        np.save(f, np.concatenate([asked, asked[-1:]]))
+    assert {reproduce._done(j, tmp_path) for j in jobs} == {3}
+    reproduce.train(jobs, tmp_path, 1, together=together)
+    assert len(list(tmp_path.glob("*/*/seed0/model.pt"))) == len(jobs)
 
 
 def test_until_leaves_the_runs_and_draws_nothing(tmp_path):
