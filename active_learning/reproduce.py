@@ -24,8 +24,9 @@ import torch
 from .batched import run_together
 from .data import load
 from .experiment import run
+from .figures import save
 from .measures import STRATEGIES
-from .paper import FIGURES, places, root
+from .paper import FIGURES, draw, places, root
 from .parameters import seed_list
 from .progress import tqdm
 from .results import asked, by_class, history, parameters, times_asked
@@ -210,14 +211,16 @@ def make(
     data_dir="",
     workers=0,  # processes; 0 = one a core
     device="cpu",
-    until=0,  # only train, and leave every run at this round; 0 is the whole paper
+    until=0,  # leave every run at this round and draw what there is by then, but execute no notebook; 0 is the whole paper
     together=False,  # see `train`
 ):
     "Train, collect and draw: the whole paper."
     drawn, results, runs = places(scale, figures_dir, runs_dir)
     train(plan(scale, tasks), runs, workers, data_dir, device, until, together)
-    if until: return print(f"runs left at round {until} in {runs}")  # the notebooks would train them to the end
     for t in tasks or TASKS: collect(t, scale, runs, results, data_dir)
+    if until:  # the notebooks would train to the end
+        for name in [k for k, v in FIGURES.items() if v[0] in (tasks or TASKS)]: save(draw(name, results, data_dir), drawn / f"{name}.png")
+        return print(f"runs left at round {until} in {runs}, figures of that round in {drawn}")
     for row in NOTEBOOKS:
         row = [n for n in row if n not in TASKS or n in (tasks or TASKS)]
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -235,7 +238,7 @@ def main(
     for name in ("figures_dir", "runs_dir", "data_dir"): a.add_argument(f"--{name}", default="")
     a.add_argument("--workers", type=int, default=0, help="processes; 0 is one a core")
     a.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    a.add_argument("--until", type=int, default=0, help="only train, and leave every run at this round; the same command without it goes on and draws")
+    a.add_argument("--until", type=int, default=0, help="leave every run at this round and draw the figures of that round; the same command without it goes on")
     a.add_argument("--together", action="store_true", help="all runs of a task as one batched run, for a GPU")
     given = vars(a.parse_args(argv))
     make(**{**given, "tasks": [t for t in given["tasks"].split(",") if t] or None})

@@ -117,7 +117,9 @@ def test_a_run_killed_after_its_last_question_is_finished(tmp_path, together):
     assert len(list(tmp_path.glob("*/*/seed0/model.pt"))) == len(jobs)
 
 
-def test_until_leaves_the_runs_and_draws_nothing(tmp_path):
-    reproduce.make("smoke", ["digits_binary"], figures_dir=str(tmp_path / "figures"), runs_dir=str(tmp_path / "runs"), workers=1, until=1)
-    assert {reproduce._done(j, tmp_path / "runs") for j in reproduce.plan("smoke", ["digits_binary"])} == {1}
-    assert not (tmp_path / "figures").exists() and not (tmp_path / "runs/notebooks").exists()
+def test_until_leaves_the_runs_and_draws_their_figures(tmp_path):
+    drawn, runs = tmp_path / "figures", tmp_path / "runs"
+    reproduce.make("smoke", ["mnist_binary"], figures_dir=str(drawn), runs_dir=str(runs), workers=1, until=1)
+    assert {reproduce._done(j, runs) for j in reproduce.plan("smoke", ["mnist_binary"])} == {1}
+    assert paper.about("mnist_binary", drawn / "results")["rounds"] == 1
+    assert {f.stem for f in drawn.glob("*.png")} == {k for k, v in paper.FIGURES.items() if v[0] == "mnist_binary"} and not (runs / "notebooks").exists()
