@@ -101,14 +101,14 @@ def _units(jobs, together):
     return list(tasks.values())
 
 
-def _whole(job, out): return (Path(out) / job[0] / job[1]["strategy"] / f"seed{job[1]['seeds']}" / "model.pt").exists()
+def _folder(job, out): return Path(out) / job[0] / job[1]["strategy"] / f"seed{job[1]['seeds']}"
+def _whole(job, out): return (_folder(job, out) / "model.pt").exists()
 
 
 def _done(job, out):
     "Rounds of a run that are behind it."
-    task, p = job
-    if _whole(job, out): return p["rounds"]
-    queries = Path(out) / task / p["strategy"] / f"seed{p['seeds']}" / "queries.npy"
+    if _whole(job, out): return job[1]["rounds"]
+    queries = _folder(job, out) / "queries.npy"
     return int((np.load(queries, mmap_mode="r")[:, 0] >= 0).sum()) if queries.exists() else 0
 
 
