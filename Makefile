@@ -35,7 +35,7 @@ paper: $(READY)  ## every figure: SCALE=smoke (bundled digits), quick or full (t
 
 bench: $(READY)  ## speed and memory, measured side by side on this machine
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/papermill nbs/benchmarks.ipynb out_benchmarks.ipynb -p images 57000 -p repeats 3 -p rounds 10 -p disk_images 10000000 -p sweep_runs 6 $(ARGS)
+	$(BIN)/papermill nbs/benchmarks.ipynb out_benchmarks.ipynb -p images 57000 -p repeats 2 -p rounds 4 -p disk_images 10000000 -p sweep_runs 6 $(ARGS)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs

@@ -53,10 +53,10 @@ SECONDS = {"mnist": 11, "mnist_binary": 7, "fruits": 6, "fruits_binary": 3, "fru
 SEEDS = {**dict.fromkeys(TASKS, "0,1,2"), **dict.fromkeys(DIGITS, "0,1,2,3,4,5,6,7,8,9")}
 
 # %% ../nbs/14_reproduce.ipynb #bc5193b1
-EARLY = {"mnist": 2, "mnist_binary": 4, "fruits": 4, "fruits_binary": 4, "fruits_pool": 2}
+EARLY = {"mnist": 1, "mnist_binary": 2, "fruits": 2, "fruits_binary": 2, "fruits_pool": 1}
 SCALES = {
     "smoke": {t: {**TASKS[t], "dataset": "digits", "classes": "0,1" if "binary" in t else "", "rounds": 3, "seeds": "0,1"} for t in TASKS},
-    "quick": {t: {**TASKS[t], "rounds": EARLY.get(t, 20), "seeds": "0,1,2"} for t in TASKS},
+    "quick": {t: {**TASKS[t], "rounds": EARLY.get(t, 10), "seeds": "0,1,2"} for t in TASKS},
     "full": {t: {**TASKS[t], "rounds": FULL[t], "seeds": SEEDS[t], "evaluate_every": 10 if t.startswith("mnist") else 1} for t in TASKS},
 }
 NOTEBOOKS = [["toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_binary"], ["beyond", "claims"]]  # the second row reads what the first wrote
