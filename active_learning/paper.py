@@ -60,7 +60,7 @@ def read(
 ):  # frame
     "One of the collected tables. Raises FileNotFoundError saying which command makes it."
     path = Path(results) / f"{name}.csv"
-    if not path.exists(): raise FileNotFoundError(f"{path} is not there; make it with python -m active_learning.reproduce quick")
+    if not path.exists(): raise FileNotFoundError(f"{path} is not there; make it with python -m active_learning.reproduce full, or quick or smoke")
     return pd.read_csv(path, dtype={"class": str})
 
 
@@ -122,13 +122,13 @@ def draw(
 # %% ../nbs/13_paper.ipynb #7d57ae31
 def places(
     scale="",  # smoke, quick, full; "" draws what is committed
-    figures_dir="",  # where figures and their tables go; figures/ of the repository by default
+    figures_dir="",  # where figures and their tables go; figures/ of the repository by default, at smaller scales beside the runs
     runs_dir="",  # run folders; runs/paper/<scale> by default
 ):  # (figures folder, results folder, runs folder), absolute
-    "Where a notebook reads and writes, wherever it was started. Smoke results never land in figures/."
+    "Where a notebook reads and writes, wherever it was started. Only full results land in figures/, those of smaller scales beside their runs."
     home = root()
     runs = Path(runs_dir or home / "runs/paper" / (scale or "full")).resolve()
-    drawn = Path(figures_dir or (home / "figures" if scale != "smoke" else runs / "figures")).resolve()
+    drawn = Path(figures_dir or (home / "figures" if scale in ("", "full") else runs / "figures")).resolve()
     return drawn, drawn / "results", runs
 
 

@@ -55,8 +55,10 @@ def test_full_is_the_paper():
     assert all(p["dataset"] == "digits" for _, p in reproduce.plan("smoke")), "smoke must not need data"
 
 
-def test_smoke_never_lands_among_the_figures():
-    assert DRAWN not in (paper.places("smoke")[0], *paper.places("smoke")[0].parents)
+@pytest.mark.parametrize("scale", ["smoke", "quick"])
+def test_only_full_lands_among_the_figures(scale):
+    assert DRAWN not in (paper.places(scale)[0], *paper.places(scale)[0].parents)
+    assert DRAWN == paper.places("full")[0] == paper.places("")[0]
 
 
 def test_places_do_not_depend_on_the_working_directory(monkeypatch):
