@@ -51,7 +51,7 @@ def test_fitted_together_is_fitted_alone(given, device):
 
 def test_a_learner_that_diverges_is_named():
     data = load("digits")
-    crew = [Learner(data, "random", s, "resample", norm="none", learning_rate=rate, device="cpu") for s, rate in ((0, 0.01), (1, 0.01))]
+    crew = [Learner(data, "random", s, "resample", norm="none", device="cpu") for s in (0, 1)]
     with torch.no_grad(): crew[1].trainer.model[0].weight.mul_(float("inf"))
     for l in crew: i = l.query(64); l.teach(i, data.train.labels[i])
     with pytest.raises(FloatingPointError, match="loss is nan in batch 0 of random, seed 1"): fit_together(crew)

@@ -24,3 +24,10 @@ def test_no_notebook_looks_for_the_repository_beside_its_own_folder():
         code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
         found += [(path.name, line) for line in code.splitlines() if re.search(r"""["']\.\./(figures|tests|nbs|active_learning)|notebook=["']run\.ipynb""", line)]
     assert not found, "use `paper.root()`"
+
+
+@pytest.mark.parametrize("path", [f for f in OPENED if f.parent.name == "paper"] + [ROOT / "nbs/benchmarks.ipynb"], ids=lambda f: f.stem)
+def test_a_committed_notebook_shows_what_it_draws(path):
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    blank = [c["source"][0] for c in cells if re.search(r"\bpaper\.show\(|^fig, |plt\.show\(", "".join(c["source"]), re.M) and not any("image/png" in o.get("data", {}) for o in c["outputs"])]
+    assert not blank, "executed with another backend than inline; unset MPLBACKEND and execute again"
