@@ -13,7 +13,7 @@ from .files import read_sealed, write_sealed
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
-from .scoring import shortlist
+from .scoring import Memory
 from .training import Trainer, measure
 
 # %% ../nbs/05_learner.ipynb #73a67e01
@@ -72,6 +72,7 @@ class Learner:
         self.epochs, self.retrain, self.device, self.precision = epochs, retrain, device, precision
         self.taught = torch.full((len(data.train),), -1)  # the labels it was told; -1 where it was not
         self.current = torch.empty(0, dtype=torch.int64)  # the images of the last lesson
+        self.memory = Memory(len(data.train))
         self.queries = self.fits = 0
         self.restart()
 
@@ -128,8 +129,11 @@ def _shortlisted(learner, candidates, k, seed):
         guesses[place] = logits.argmax(1)
         return uncertainty(logits, learner.strategy)
 
-    rough = learner.trainer.predict(images, None if learner.protocol == "resample" else candidates, learner.trainer.dtype)
-    place, scores, learner.looked = shortlist(uncertainty(rough, learner.strategy), exact, k, seed)
+    def glance():
+        logits = learner.trainer.predict(images, None if learner.protocol == "resample" else candidates, learner.trainer.dtype)
+        return uncertainty(logits, learner.strategy)
+
+    place, scores, learner.looked = learner.memory.best(candidates, glance, exact, k, seed)
     return place, scores, guesses[place].numpy()
 
 
@@ -197,7 +201,7 @@ SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learni
 def _state(self: Learner):  # dict of tensors, numbers and strings
     "All it takes to go on."
     return dict(settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes), taught=self.taught, current=self.current,
-                queries=self.queries, fits=self.fits, model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
+                queries=self.queries, fits=self.fits, memory=(self.memory.scores, self.memory.trusted), model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
 
 
 def _restore(
@@ -207,6 +211,7 @@ def _restore(
     "Take over a saved state."
     if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes): raise ValueError("the saved learner belongs to other data: another pool size or other classes")
     self.taught, self.current, self.queries, self.fits = (state[k] for k in ("taught", "current", "queries", "fits"))
+    self.memory.scores, self.memory.trusted = state.get("memory") or (self.memory.scores, 0)  # older files have none
     self.trainer.model.load_state_dict(state["model"])
     self.trainer.optimiser.load_state_dict(state["optimiser"])
     return self
