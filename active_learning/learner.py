@@ -13,7 +13,7 @@ from .files import read_sealed, write_sealed
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
-from .scoring import Memory
+from .scoring import MARGIN, Memory
 from .training import Trainer, measure
 
 # %% ../nbs/05_learner.ipynb #73a67e01
@@ -109,7 +109,7 @@ def _query(
 def _rough(learner, n, k):
     "Whether a shortlist is drawn up for the k best of n."
     if learner.granularity == "batch" or learner.trainer.dtype == torch.float32: return False
-    return learner.precision != "auto" or n > 3 * (k + 512)
+    return learner.precision != "auto" or n > 3 * (k + MARGIN)
 
 
 def _ranked(learner, candidates, k, seed):

@@ -8,7 +8,7 @@ from active_learning.learner import Learner
 from active_learning.measures import STRATEGIES
 from active_learning.models import build, fold
 from active_learning.query import select
-from active_learning.scoring import BLOCK, Compiled, rows, score, shortlist, supported
+from active_learning.scoring import BLOCK, TRUST, Compiled, Memory, rows, score, shortlist, supported
 from active_learning.splits import Data, Part
 from active_learning.training import Trainer
 
@@ -64,6 +64,41 @@ def test_shortlist_is_exact(k, error):
     true = (torch.randn(1000, generator=g) * 20).round().double() / 20  # many ties
     places, scores, looked = shortlist(true + error * (torch.rand(1000, generator=g) - 0.5), lambda i: true[i], k, seed=3, margin=64)
     assert torch.equal(places, select(true, k, 3)) and torch.equal(scores, true[places]) and looked <= 1000
+
+
+def test_remembered_scores_serve_while_nothing_moves_and_not_for_ever():
+    g, memory, place, glances = torch.Generator().manual_seed(5), Memory(9000), torch.arange(0, 9000, 2), []
+    pool = torch.randn(9000, generator=g).double()
+
+    def ask(step):
+        "What a query looked at, after every score moved by up to `step`."
+        pool.add_(step * (torch.rand(9000, generator=g) - 0.5))
+        seen = len(glances)
+        found, scores, looked = memory.best(place, lambda: glances.append(1) or pool[place].clone(), lambda i: pool[place][i], 100, 7)
+        assert torch.equal(found, select(pool[place], 100, 7)) and torch.equal(scores, pool[place][found]) and torch.equal(memory.scores[place[found]], scores)
+        return len(glances) > seen, looked
+
+    assert [ask(0.01)[0] for _ in range(2)] == [True, True], "nothing to remember, or to compare with"
+    quiet = [ask(0.01) for _ in range(2 * TRUST + 2)]
+    assert [i for i, (glance, _) in enumerate(quiet) if glance] == [TRUST, 2 * TRUST + 1], "everything is looked at again in time"
+    assert max(looked for _, looked in quiet) < 1500
+    assert not ask(9.0)[0] and ask(0.01)[0], "a network that jumped is still asked right, and not trusted after"
+
+
+@needs8
+def test_a_run_at_rest_goes_by_what_it_remembers_and_asks_what_float32_asks():
+    data, asked, trusted = load("digits"), {}, []
+    for precision in ("float32", "int8"):
+        learner = Learner(data, "smallest_margin", 3, "resample", device="cpu", precision=precision)
+        asked[precision] = []
+        for i in range(60):
+            trusted.append(learner.memory.trusted)
+            asked[precision].append((learner.query(64), learner.asked_scores, learner.asked_guesses))
+            learner.teach(asked[precision][-1][0], data.train.labels[asked[precision][-1][0]]); learner.fit()
+            if i == 55: learner = Learner(data, "smallest_margin", 3, "resample", device="cpu", precision=precision).restore(learner.state())
+    assert sum(map(bool, trusted[:60])) == 0 and sum(map(bool, trusted[60:])) > 8 and trusted[60 + 56], "too little was remembered to test it"
+    for a, b in zip(*asked.values()):
+        for x, y in zip(a, b): assert np.array_equal(x, y)
 
 
 @needs8
