@@ -123,6 +123,7 @@ def train(
     "Run what is not done yet, with a bar and the time left. What one run raises stops all, the others' rounds are kept."
     goal = lambda j: min(until or j[1]["rounds"], j[1]["rounds"])
     units, step = _units(jobs, together), max(map(goal, jobs)) if together else STAGE
+    units.sort(key=lambda u: u[0][1]["strategy"] == "random")  # the short ones last, so that no worker waits long for another
     weigh = lambda rounds: sum(SECONDS[t] * (1 if p["strategy"] == "random" else 3) / 3 * rounds((t, p)) for t, p in jobs)
     behind = lambda j, stage: _whole(j, out) or stage < goal(j) and _done(j, out) >= stage  # the last stage leaves it to the run to say that it is done
     cost = lambda: weigh(lambda j: _done(j, out))
@@ -141,7 +142,7 @@ def train(
             raise
 
 # %% ../nbs/14_reproduce.ipynb #00bd1c87
-TABLES = ("", "_classes", "_asked", "_times")
+TABLES = ("", "_classes", "_asked", "_times", "_seconds")
 
 
 def _folders(root, names):
@@ -182,7 +183,8 @@ def collect(
     p = SCALES[scale][task]
     data = _data(p["dataset"], p.get("classes", ""), data_dir)
     measured = history(folders, False).drop(columns=["experiment", "scoring_seconds", "training_seconds"]), by_class(folders, False).drop(columns="experiment")
-    frames = [*(f[f["round"] <= reached] for f in measured), asked(folders, data.train.labels, data.classes, reached), times_asked(folders, len(data.train), reached)]
+    took = history(folders, False)[["strategy", "seed", "round", "scoring_seconds", "training_seconds"]]  # since the row before
+    frames = [*(f[f["round"] <= reached] for f in measured), asked(folders, data.train.labels, data.classes, reached), times_asked(folders, len(data.train), reached), took[took["round"] <= reached]]
     for name, f in zip(TABLES, frames): _all_four(f).round(6).to_csv(results / f"{task}{name}.csv", index=False, lineterminator="\n")
     notes = [parameters(f) for f in folders]
     same = {k: v for k, v in notes[0]["parameters"].items() if k not in ("strategy", "seed", "out_dir", "data_dir", "resume")}
