@@ -182,9 +182,9 @@ def collect(
     results.mkdir(parents=True, exist_ok=True)
     p = SCALES[scale][task]
     data = _data(p["dataset"], p.get("classes", ""), data_dir)
-    measured = history(folders, False).drop(columns=["experiment", "scoring_seconds", "training_seconds"]), by_class(folders, False).drop(columns="experiment")
-    took = history(folders, False)[["strategy", "seed", "round", "scoring_seconds", "training_seconds"]]  # since the row before
-    frames = [*(f[f["round"] <= reached] for f in measured), asked(folders, data.train.labels, data.classes, reached), times_asked(folders, len(data.train), reached), took[took["round"] <= reached]]
+    measured, classes = (f[f["round"] <= reached].drop(columns="experiment") for f in (history(folders, False), by_class(folders, False)))
+    seconds = ["scoring_seconds", "training_seconds"]  # since the row before
+    frames = [measured.drop(columns=seconds), classes, asked(folders, data.train.labels, data.classes, reached), times_asked(folders, len(data.train), reached), measured[["strategy", "seed", "round", *seconds]]]
     for name, f in zip(TABLES, frames): _all_four(f).round(6).to_csv(results / f"{task}{name}.csv", index=False, lineterminator="\n")
     notes = [parameters(f) for f in folders]
     same = {k: v for k, v in notes[0]["parameters"].items() if k not in ("strategy", "seed", "out_dir", "data_dir", "resume")}

@@ -1,8 +1,11 @@
 "Notebooks run from the repository's root as they do from their own folder, where nbdev_test runs them."
 import json
 import re
+import shutil
 
 import nbdev.test
+import pandas as pd
+import papermill
 import pytest
 from nbdev.config import get_config
 from fastcore.xtras import working_directory
@@ -31,3 +34,15 @@ def test_a_committed_notebook_shows_what_it_draws(path):
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     blank = [c["source"][0] for c in cells if re.search(r"\bpaper\.show\(|^fig, |plt\.show\(", "".join(c["source"]), re.M) and not any("image/png" in o.get("data", {}) for o in c["outputs"])]
     assert not blank, "executed with another backend than inline; unset MPLBACKEND and execute again"
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_binary", "fruits", "fruits_binary", "claims"])
+def test_a_single_round_is_enough_to_read(name, tmp_path):
+    "What SCALE=quick trains of the real data."
+    shutil.copytree(ROOT / "figures/results", tmp_path / "results")
+    for note in (tmp_path / "results").glob("*.json"):
+        if "rounds" not in (about := json.loads(note.read_text())) or note.stem.startswith("digits"): continue
+        note.write_text(json.dumps({**about, "rounds": 1, "parameters": {**about["parameters"], "evaluate_every": 1}}))
+        for path in tmp_path.glob(f"results/{note.stem}*.csv"):
+            if "round" in (table := pd.read_csv(path)): table[table["round"] <= 1].to_csv(path, index=False)
+    papermill.execute_notebook(ROOT / f"nbs/paper/{name}.ipynb", tmp_path / "out.ipynb", dict(figures_dir=str(tmp_path)), progress_bar=False)
