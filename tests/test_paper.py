@@ -3,6 +3,7 @@ import json
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 matplotlib.use("agg")
@@ -40,6 +41,15 @@ def test_runs_in_the_tables_end_where_the_note_says():
         assert h["round"].max() == meta["rounds"] <= meta["parameters"]["rounds"] and set(h.strategy) == set(STRATEGIES)
         assert (h[h["round"] == meta["rounds"]].groupby("strategy").seed.nunique() == len(meta["seeds"])).all(), "a run that has not come so far"
         assert (h.groupby("strategy").seed.nunique() == len(meta["seeds"])).all(), "unpaired seeds"
+
+
+@pytest.mark.parametrize("came_to, seeds", [(20, [0, 1, 2, 3, 4]), (19, [0, 1, 2])])
+def test_further_seeds_count_where_they_have_come_as_far(came_to, seeds, tmp_path):
+    for task, rounds, own in (("fruits", 20, (0, 1, 2)), ("fruits_more", came_to, (3, 4))):
+        (tmp_path / f"{task}.json").write_text(json.dumps(dict(rounds=rounds, seeds=own, scale="full", full_rounds=20)))
+        pd.DataFrame([("random", s, rounds, 0.5) for s in own], columns=["strategy", "seed", "round", "test_accuracy"]).to_csv(tmp_path / f"{task}.csv", index=False)
+    h, meta = paper.paired("fruits", tmp_path)
+    assert h.seed.tolist() == meta["seeds"] == seeds and paper.note(meta) == f"20 rounds, {len(seeds)} seeds"
 
 
 def test_a_short_run_says_so_in_its_title():
