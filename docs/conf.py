@@ -1,4 +1,6 @@
 "The documentation site: the notebooks as they are, in the order of reading."
+import json
+import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -13,6 +15,7 @@ html_static_path = [str(p) for p in (HERE / "static", HERE.parent / "_docs_stati
 html_css_files = ["wide.css"]
 if len(html_static_path) == 2: mathjax_path = "tex-svg.js"  # maths without a network, see `make docs`
 nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # tables in outputs
 myst_enable_extensions = ["dollarmath", "amsmath"]
 suppress_warnings = ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type"]
 exclude_patterns = ["**.ipynb_checkpoints"]
@@ -25,3 +28,15 @@ paper = [f"paper/{n}" for n in order if (NBS / "paper" / f"{n}.ipynb").exists()]
 parts = [("Run it", rest), ("The paper", paper), ("How it works", first)]
 Path(external_toc_path).write_text("root: index\nsubtrees:\n" + "".join(
     f"  - caption: {caption}\n    entries:\n" + "".join(f"      - file: {f}\n" for f in files) for caption, files in parts if files))
+
+
+def shown(app, name, source):
+    "Leave out what is hidden, and the directives, which speak to nbdev and not to a reader."
+    if not (NBS / f"{name}.ipynb").exists(): return
+    nb = json.loads(source[0])
+    nb["cells"] = [c for c in nb["cells"] if not re.match(r"#\|\s*(hide|default_exp)\b", "".join(c["source"]))]
+    for c in nb["cells"]: c["source"] = re.sub(r"^#\|.*\n?", "", "".join(c["source"]), flags=re.M)
+    source[0] = json.dumps(nb)
+
+
+def setup(app): app.connect("source-read", shown)
