@@ -203,7 +203,7 @@ class Int8(Compiled):
         "The bytes as they are, with a border of mean grey where the first convolution is padded."
         h, w = self.convs[0][0].padding
         if not h + w: return x
-        y = self.mean.round().to(torch.uint8).expand(len(x), -1, x.shape[2] + 2 * h, x.shape[3] + 2 * w).contiguous(memory_format=torch.channels_last)
+        y = self.mean.round().to(torch.uint8).expand(*x.shape[:2], x.shape[2] + 2 * h, x.shape[3] + 2 * w).contiguous(memory_format=torch.channels_last)
         y[:, :, h:h + x.shape[2], w:w + x.shape[3]] = x
         return y
 

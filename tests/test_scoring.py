@@ -57,6 +57,14 @@ def test_low_precision_leaves_the_model_alone(dtype):
     assert all(v.dtype == before[k].dtype and torch.equal(v, before[k]) for k, v in t.model.state_dict().items())
 
 
+@needs8
+def test_one_scale_serves_all_channels_in_int8():
+    u = noise(256, (3, 32, 32))
+    net = build((3, 32, 32), 7, seed=2)
+    one, three = (Trainer(net, (0.5,) * n, (0.5,) * n, device="cpu").predict(u, dtype=torch.int8) for n in (1, 3))
+    assert torch.equal(one, three)
+
+
 @pytest.mark.parametrize("k", [0, 1, 50, 999, 1000])
 @pytest.mark.parametrize("error", [0.0, 0.2, 50.0])
 def test_shortlist_is_exact(k, error):
