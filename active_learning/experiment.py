@@ -104,7 +104,9 @@ def _prepare(self: Run):
     "Fill the folder with what is known before the first round, and compare versions with the beginning where there is one."
     path, now = self.folder / "params.json", self.params["versions"]
     if path.exists():
-        was = json.loads(path.read_text())["versions"]
+        record = json.loads(path.read_text())
+        was, *later = [record["versions"], *record.get("continued", [])]
+        if now not in (was, *later): write_json(path, {**record, "continued": [*later, now]})
         if other := [f"{k} {was.get(k)}, now {v}" for k, v in now.items() if k != "commit" and was.get(k) != v]: warnings.warn(f"{self.folder} was begun with {'; '.join(other)}: the last bits of its numbers may differ", stacklevel=2)
     else:
         if self.data.manifest: write_csv(self.folder / "manifest.csv", self.data.manifest, ["split", "folder", "class", "images"])

@@ -195,7 +195,7 @@ def collect(
     notes = [parameters(f) for f in folders]
     same = {k: v for k, v in notes[0]["parameters"].items() if k not in ("strategy", "seed", "out_dir", "data_dir", "resume")}
     describe(results / f"{task}.json", task=task, scale=scale, rounds=int(reached), full_rounds=FULL[task], seeds=sorted({n["parameters"]["seed"] for n in notes}), pool=len(data.train),
-             figures=[k for k, v in FIGURES.items() if v[0] == task], parameters=same, versions=[json.loads(v) for v in sorted({json.dumps(n["versions"]) for n in notes})], data=notes[0]["data"])
+             figures=[k for k, v in FIGURES.items() if v[0] == task], parameters=same, versions=[json.loads(v) for v in sorted({json.dumps(v) for n in notes for v in (n["versions"], *n.get("continued", []))})], data=notes[0]["data"])
     return len({n["parameters"]["seed"] for n in notes})
 
 # %% ../nbs/14_reproduce.ipynb #9ac23c62

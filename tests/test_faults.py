@@ -24,6 +24,7 @@ from active_learning.experiment import run
 from active_learning.files import write_atomically
 from active_learning.learner import Learner
 from active_learning.repeat import compare, repeat
+from active_learning.storage import versions
 from active_learning.training import Trainer
 
 TINY = dict(dataset="digits", classes="0,1", rounds=3, query_size=32, seeds=0, device="cpu", progress=False, norm="dropout")
@@ -274,6 +275,20 @@ def test_repeating_on_changed_data_is_refused(tmp_path, pictures, monkeypatch):
     first = sorted((pictures / "a").iterdir())[0]; first.write_bytes(sorted((pictures / "b").iterdir())[0].read_bytes())
     with pytest.raises(ValueError, match="other data"): repeat(folder, progress=False)
     with pytest.raises(ValueError, match="of other content"): run(dataset=str(pictures), rounds=1, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "runs"))
+
+
+def test_every_commit_that_went_on_with_a_run_is_recorded_once(tmp_path):
+    def left(until, commit):
+        "The run, left at a round as by another commit."
+        folder, = run(**TINY, until=until, out_dir=str(tmp_path))
+        record = json.loads((folder / "params.json").read_text())
+        if commit: (folder / "params.json").write_text(json.dumps({**record, "versions": {**record["versions"], "commit": commit}}))
+        return record
+
+    assert "continued" not in left(1, "an older one")
+    for until in (1, 2, 0, 0): record = left(until, "")
+    assert record["versions"]["commit"] == "an older one"
+    assert record["continued"] == [{**record["versions"], "commit": versions()["commit"]}]
 
 
 def test_another_number_of_threads_is_said(tmp_path, reference):
