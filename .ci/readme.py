@@ -10,12 +10,17 @@ from traitlets.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def readme():
-    "README.md as text: hidden cells gone, directives stripped, paths relative to the root."
-    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
-    nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide\b", c.source)]
+def for_readers(nb):
+    "The notebook without hidden cells and without directives, which speak to nbdev."
+    nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*(hide|default_exp)\b", c.source)]
     for c in nb.cells:
         if c.cell_type == "code": c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
+    return nb
+
+
+def readme():
+    "README.md as text, paths relative to the root."
+    nb = for_readers(nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4))
     nb.metadata["language_info"] = {"name": "python"}
     hide = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove-input"}), CoalesceStreamsPreprocessor=dict(enabled=True))
     body, _ = MarkdownExporter(config=hide).from_notebook_node(nb)

@@ -1,9 +1,13 @@
 "The documentation site: the notebooks as they are, in the order of reading."
-import json
-import re
+import sys
 from pathlib import Path
 
+import nbformat
+
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / ".ci"))
+from readme import for_readers
+
 NBS = HERE.parent / "nbs"
 
 project = "active_learning"
@@ -31,12 +35,7 @@ Path(external_toc_path).write_text("root: index\nsubtrees:\n" + "".join(
 
 
 def shown(app, name, source):
-    "Leave out what is hidden, and the directives, which speak to nbdev and not to a reader."
-    if not (NBS / f"{name}.ipynb").exists(): return
-    nb = json.loads(source[0])
-    nb["cells"] = [c for c in nb["cells"] if not re.match(r"#\|\s*(hide|default_exp)\b", "".join(c["source"]))]
-    for c in nb["cells"]: c["source"] = re.sub(r"^#\|.*\n?", "", "".join(c["source"]), flags=re.M)
-    source[0] = json.dumps(nb)
+    if (NBS / f"{name}.ipynb").exists(): source[0] = nbformat.writes(for_readers(nbformat.reads(source[0], as_version=4)))
 
 
 def setup(app): app.connect("source-read", shown)

@@ -48,7 +48,7 @@ def test_further_seeds_count_where_they_have_come_as_far(came_to, seeds, tmp_pat
     for task, rounds, own in (("fruits", 20, (0, 1, 2)), ("fruits_more", came_to, (3, 4))):
         (tmp_path / f"{task}.json").write_text(json.dumps(dict(rounds=rounds, seeds=own, scale="full", full_rounds=20)))
         pd.DataFrame([("random", s, rounds, 0.5) for s in own], columns=["strategy", "seed", "round", "test_accuracy"]).to_csv(tmp_path / f"{task}.csv", index=False)
-    h, meta = paper.paired("fruits", tmp_path)
+    h, meta = paper.all_runs("fruits", tmp_path)
     assert h.seed.tolist() == meta["seeds"] == seeds and paper.note(meta) == f"20 rounds, {len(seeds)} seeds"
 
 
