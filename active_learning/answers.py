@@ -30,7 +30,8 @@ class Ledger:
         self,
         records=(),  # dicts with the keys `FIELDS`
     ):
-        self.records, self.stack, self.newest = [], [], {}  # newest: {file: its newest record}, in the order they were answered
+        # newest: {file: its newest record}, in the order they were answered
+        self.records, self.stack, self.newest = [], [], {}
         for r in records: self.take(r)
 
     def take(self, record):
@@ -96,13 +97,18 @@ class Log:
         folder,  # `Path`
         labeller="me",  # letters, digits, spaces, - and _
     ):
-        if not re.fullmatch(r"\w[\w -]{0,39}", labeller): raise ValueError(f"labeller = {labeller!r}: expected up to 40 letters, digits, spaces, - or _")
+        if not re.fullmatch(r"\w[\w -]{0,39}", labeller):
+            raise ValueError(f"labeller = {labeller!r}: expected up to 40 letters, digits, spaces, - or _")
         self.path, self.labeller, self.mutex = Path(folder) / f"labels-{labeller}.csv", labeller, threading.RLock()
-        if self.path.is_symlink(): raise ValueError(f"{self.path.name} is a link; move what it points to into the folder, or choose another labeller")
+        if self.path.is_symlink():
+            raise ValueError(f"{self.path.name} is a link; move what it points to into the folder, "
+                             "or choose another labeller")
         if old := _open.pop(self.path, None): old.close()
         self.lock = filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0, thread_local=False)
         try: self.lock.acquire()
-        except filelock.Timeout: raise RuntimeError(f"{labeller!r} is already labelling {folder} in another notebook; close that one, or choose another labeller") from None
+        except filelock.Timeout:
+            raise RuntimeError(f"{labeller!r} is already labelling {folder} in another notebook; "
+                               "close that one, or choose another labeller") from None
         _open[self.path] = self
         self._begin()
         self.ledger = Tail(self.path).read()
@@ -116,7 +122,8 @@ class Log:
         raw = self.path.read_bytes()
         if torn := len(raw) - raw.rfind(b"\n") - 1:
             self.out.truncate(len(raw) - torn)
-            warnings.warn(f"{self.path.name} ended in half a record, which was never shown as saved; it was cut off", stacklevel=3)
+            warnings.warn(f"{self.path.name} ended in half a record, which was never shown as saved; "
+                          "it was cut off", stacklevel=3)
         if not raw.rfind(b"\n") + 1: self._write(FIELDS)
 
     def _write(self, *rows):
@@ -147,7 +154,9 @@ class Log:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         rows = [dict(zip(FIELDS, (now, *e[:3], "" if e[3] is None else json.dumps(e[3])))) for e in entries]
         with self.mutex:
-            if self.out.closed: raise RuntimeError(f"this session was closed; run the cell that made it again to go on as {self.labeller!r}")
+            if self.out.closed:
+                raise RuntimeError("this session was closed; run the cell that made it again "
+                                   f"to go on as {self.labeller!r}")
             self._write(*(r.values() for r in rows))
             for r in rows: self.ledger.take(r)
 

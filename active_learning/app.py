@@ -26,27 +26,40 @@ def label(
     **settings,  # of `Session`
 ):  # a `Labeller`, or the form
     "Open a labeller on a folder."
-    if not folder: return _form(**settings)
+    if not folder: return _form(classes, labeller, grid, show_guess, out, **settings)
     return Labeller(resume(Session(folder, classes, labeller, **settings)), grid, show_guess, out)
 
 
-def _form(**settings):
-    "Ask for the folder first."
+def _form(classes, labeller, grid, show_guess, out, **settings):
+    "Ask for the folder first; what was given is filled in."
     (w,) = needs("ipywidgets")
     wide = dict(layout=w.Layout(width="520px"), style=dict(description_width="110px"))
-    text = lambda name, value, hint: w.Text(value=value, description=name, placeholder=hint, continuous_update=False, **wide)
-    folder, classes, who = text("Folder", "", "~/pictures"), text("Classes", "", "cat, dog (or empty: the names of its folders)"), text("Your name", "me", "")
-    strategy, grid = w.Dropdown(options=STRATEGIES, value=settings.pop("strategy", "entropy"), description="Strategy", **wide), w.Dropdown(options=[1, 4, 6, 9, 12], value=6, description="Images at once", **wide)
-    start, demo, said = w.Button(description="Start", button_style="primary"), w.Button(description="Try it on digits"), w.HTML()
-    box = w.VBox([folder, classes, who, strategy, grid, w.HBox([start, demo]), said])
+    text = lambda name, value, hint: w.Text(value=value, description=name, placeholder=hint,
+                                            continuous_update=False, **wide)
+    choice = lambda name, options, value: w.Dropdown(options=options, value=value, description=name, **wide)
+    folder, names, who = (text("Folder", "", "~/pictures"),
+                          text("Classes", classes, "cat, dog (or empty: the names of its folders)"),
+                          text("Your name", labeller, ""))
+    asked = settings.pop("strategy", "entropy")
+    strategy, tiles = (choice("Strategy", list(dict.fromkeys((*STRATEGIES, asked))), asked),
+                       choice("Images at once", sorted({1, 4, 6, 9, 12, grid}), grid))
+    start, demo, said = (w.Button(description="Start", button_style="primary"),
+                         w.Button(description="Try it on digits"), w.HTML())
+    box = w.VBox([folder, names, who, strategy, tiles, w.HBox([start, demo]), said])
 
     def go(_=None):
         said.value = "reading the images …"
-        try: box.opened = label(folder.value or "?", classes.value, who.value, grid.value, strategy=strategy.value, **settings)
-        except (ValueError, OSError, RuntimeError) as e: said.value = html.escape(plain(e)); return
+        try:
+            box.opened = label(folder.value or "?", names.value, who.value, tiles.value, show_guess, out,
+                               strategy=strategy.value, **settings)
+        except (ValueError, OSError, RuntimeError) as e:
+            said.value = html.escape(plain(e))
+            return
         box.children = [box.opened.box]
 
-    def try_it(_): folder.value, classes.value = str(demo_folder(cache_dir() / "demo" / "digits")), ",".join("0123456789"); go()
+    def try_it(_):
+        folder.value, names.value = str(demo_folder(cache_dir() / "demo" / "digits")), ",".join("0123456789")
+        go()
 
     start.on_click(go); demo.on_click(try_it)
     return box

@@ -24,7 +24,7 @@ class Facts:
     G1: bool = True  # log-softmax runs over the images of a batch, not over the classes
     G2: bool = True  # batches are cut anew between scoring and training
     G3: bool = True  # random draws batches with replacement
-    G4: bool = True  # evaluation mode stays on after the first epoch; the first scoring pass moves batch-norm statistics
+    G4: bool = True  # evaluation mode stays on after epoch 1; the first scoring pass moves batch-norm statistics
     G5: bool = True  # test images are cropped and flipped at random
 
     def __str__(self):
@@ -85,7 +85,7 @@ def plotted_epochs(
     strategy,
     facts=Facts(),
 ):  # list: the epoch whose values stand at each point of a class plot
-    "What a class plot shows from left to right (F5): epoch 200 once more after 20, in the plot of largest margin before it."
+    "What a class plot shows from left to right (F5): epoch 200 once more after 20, for largest margin before it."
     shown = list(epochs)
     if facts.F5 and {20, 200} <= set(shown): shown.insert(shown.index(20) + (strategy != "largest_margin"), 200)
     return shown

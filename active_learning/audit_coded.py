@@ -32,7 +32,8 @@ class Coded:
         seed=0,
         **recipe,  # what differs from the class's `recipe`
     ):
-        if strategy not in STRATEGIES: raise ValueError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+        if strategy not in STRATEGIES:
+            raise ValueError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
         self.pool, self.test, self.classes = _join(data.train, data.val), data.test, data.classes
         self.strategy, self.facts, self.seed = strategy, facts, seed
         self.t, self.seen = 0, (np.nan, np.nan)  # epochs done; training loss and accuracy of the last one
@@ -84,7 +85,8 @@ class Coded:
         right = (torch.cat([self.output(o) for o in outs]).argmax(1) == y).double()
         loss = sum(self.loss(o, self.test.labels[b]).item() * len(b) for o, b in zip(outs, parts)) / len(y)
         by_class = torch.bincount(y, right, len(self.classes)) / torch.bincount(y, minlength=len(self.classes))
-        return dict(train_loss=self.seen[0], train_accuracy=self.seen[1], loss=loss, accuracy=right.mean().item(), **{f"class_{c}": v for c, v in zip(self.classes, by_class.tolist())})
+        return dict(train_loss=self.seen[0], train_accuracy=self.seen[1], loss=loss, accuracy=right.mean().item(),
+                    **{f"class_{c}": v for c, v in zip(self.classes, by_class.tolist())})
 
 
 def _join(*parts): return Part(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
@@ -106,7 +108,8 @@ class MnistRun(Coded):
     def network(self, shape): return build(shape, len(self.classes), "dropout", stream(self.seed, "weights"))
     def pixels(self, where, index, *_): return self.trainer.floats(where.images[index])
     def output(self, logits): return logits.softmax(1)
-    def loss(self, logits, y): return -self.output(logits).gather(1, y[:, None]).mean() if self.facts.F3 else cross_entropy(logits, y)
+    def loss(self, logits, y):
+        return -self.output(logits).gather(1, y[:, None]).mean() if self.facts.F3 else cross_entropy(logits, y)
 
     def epoch(self):
         "Score, choose, train. Returns the index of each batch it trained on."
@@ -118,9 +121,12 @@ class MnistRun(Coded):
 
     def scored(self):
         "The batches of this pass and their mean scores, NaN where no score is needed."
-        if self.thin and not self.facts.F1: raise ValueError(f"thin = {self.thin} needs F1 on: the batches of a thinned pass overlap; leave thin at None")
+        if self.thin and not self.facts.F1:
+            raise ValueError(f"thin = {self.thin} needs F1 on: the batches of a thinned pass overlap; "
+                             "leave thin at None")
         order = self.shuffle("order", len(self.pool))
-        scores, todo = np.full(len(order), np.nan), needed(len(order), min(self.keep, len(order)), self.strategy, self.facts)
+        scores, todo = (np.full(len(order), np.nan),
+                        needed(len(order), min(self.keep, len(order)), self.strategy, self.facts))
         if not len(todo): return order, scores
         if self.thin: order = self.redrawn(torch.cat(order)[:self.thin], order)
         self.trainer.model.train(self.facts.F4)
@@ -150,8 +156,10 @@ def thinned(
     for run.t in range(passes):
         order = run.shuffle("order", n)
         for kind, cut in (("whole", order), ("thinned", run.redrawn(torch.cat(order)[:run.thin], order))):
-            pick = cut[chosen(np.array([table[b].mean() for b in cut]), min(run.keep, len(cut)), run.strategy, run.facts.F2)[0]]
+            pick = cut[chosen(np.array([table[b].mean() for b in cut]), min(run.keep, len(cut)),
+                              run.strategy, run.facts.F2)[0]]
             lift = (table[pick].mean() - table.mean()) / table.std() * len(pick) ** 0.5
-            rows.append(dict(kind=kind, lift=lift.item(), largest_class=(run.pool.labels[pick].bincount().max() / len(pick)).item()))
+            rows.append(dict(kind=kind, lift=lift.item(),
+                             largest_class=(run.pool.labels[pick].bincount().max() / len(pick)).item()))
     run.t = t
     return pd.DataFrame(rows)

@@ -27,7 +27,8 @@ def window(
 ):  # (m, channels, size, size) uint8
     "Cut a square out of each of these images."
     m, (height, width), steps = len(index), images.shape[2:], torch.arange(size)
-    top, left, flip = torch.full((m,), (height - size) // 2), torch.full((m,), (width - size) // 2), torch.zeros(m, dtype=torch.bool)
+    top, left, flip = (torch.full((m,), (height - size) // 2), torch.full((m,), (width - size) // 2),
+                       torch.zeros(m, dtype=torch.bool))
     if at_random:
         top, left = (torch.randint(-pad, side + pad - size + 1, (m,)) for side in (height, width))
         flip = torch.rand(m) < 0.5
@@ -43,14 +44,16 @@ class FruitsRun(Coded):
 
     def network(self, shape):
         "The Fruits network with batch normalisation and dropout both."
-        layers = [(n, l) for n, l in fruits_cnn((shape[0], self.size, self.size), len(self.classes), "batch").named_children()]
+        layers = [(n, l) for n, l in
+                  fruits_cnn((shape[0], self.size, self.size), len(self.classes), "batch").named_children()]
         for after, drop in (("relu4", nn.Dropout(0.2)), ("relu5", nn.Dropout(0.3))):
             layers.insert([n for n, _ in layers].index(after) + 1, ("drop" + after[-1], drop))
         return nn.Sequential(OrderedDict(layers))
 
     def pixels(self, where, index, purpose, part):
         with self.chance("crop", purpose, self.t, part):
-            return self.trainer.floats(window(where.images, index, self.size, self.pad, purpose != "test" or self.facts.G5))
+            return self.trainer.floats(
+                window(where.images, index, self.size, self.pad, purpose != "test" or self.facts.G5))
 
     def output(self, logits): return logits.log_softmax(0 if self.facts.G1 else 1)
     def loss(self, logits, y): return nll_loss(self.output(logits), y)

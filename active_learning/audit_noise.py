@@ -26,7 +26,7 @@ def share_apart(
     times=4000,
     seed=0,
 ):  # in [0, 1]
-    "How often the means of two disjoint threes of these runs differ by the gap or more. Raises ValueError for fewer than six runs."
+    "How often means of two disjoint threes of runs differ by the gap or more. Raises ValueError for fewer than six."
     values, rng = np.asarray(values, float), np.random.default_rng(seed)
     if len(values) < 6: raise ValueError(f"{len(values)} runs make no two disjoint threes; 6 are needed")
     picks = rng.random((times, len(values))).argsort(1)[:, :6]
@@ -56,7 +56,9 @@ def power(
     rng = np.random.default_rng(seed)
     a, b = (rng.choice(np.asarray(values, float), (times, runs)) for _ in range(2))
     va, vb = a.var(1, ddof=1) / runs, b.var(1, ddof=1) / runs
-    with np.errstate(all="ignore"): p = 2 * student.sf(abs(a.mean(1) + gap - b.mean(1)) / np.sqrt(va + vb), (runs - 1) * (va + vb) ** 2 / (va**2 + vb**2))
+    with np.errstate(all="ignore"):
+        p = 2 * student.sf(abs(a.mean(1) + gap - b.mean(1)) / np.sqrt(va + vb),
+                           (runs - 1) * (va + vb) ** 2 / (va**2 + vb**2))
     return float((p < 0.05).mean())  # two groups without any spread have no p and count as not found
 
 

@@ -34,7 +34,8 @@ def _rows(run, images):
     "One row for each reading of the switches."
     facts, rows = run.facts, []
     for run.facts in readings(run) if images is None else [facts]:
-        rows.append(dict(facts=str(run.facts), strategy=run.strategy, seed=run.seed, epoch=run.t, images=images or len(run.test), **run.evaluate(images)))
+        rows.append(dict(facts=str(run.facts), strategy=run.strategy, seed=run.seed, epoch=run.t,
+                         images=images or len(run.test), **run.evaluate(images)))
     run.facts = facts
     return rows
 
@@ -67,11 +68,13 @@ def complete(
 # %% ../nbs/10_audit_runs.ipynb #ee6466ab
 ARMS = (  # data, strategy, switches off, seeds at full scale
     ("mnist", "random", "", 20), ("mnist", "least_confidence", "", 3), ("mnist", "entropy", "", 3),
-    ("fruits360", "random", "", 12), ("fruits360", "entropy", "", 12), ("fruits360", "random", "G3", 6), ("mnist_thin256", "least_confidence", "", 3),
+    ("fruits360", "random", "", 12), ("fruits360", "entropy", "", 12), ("fruits360", "random", "G3", 6),
+    ("mnist_thin256", "least_confidence", "", 3),
     ("mnist", "random", "F3", 10), ("mnist", "least_confidence", "F3", 3), ("mnist", "smallest_margin", "F2", 3),
     ("fruits360_binary", "random", "", 6), ("fruits360_binary", "entropy", "", 6),
     ("fruits360", "random", "G3 G4", 6), ("fruits360", "random", "G1 G3 G4", 6),
-    ("mnist", "entropy", "F3", 3), ("mnist", "random", "F1", 3), ("fruits360", "smallest_margin", "G1 G2 G3 G4", 3), ("fruits360", "entropy", "G1 G2 G3 G4", 3),
+    ("mnist", "entropy", "F3", 3), ("mnist", "random", "F1", 3),
+    ("fruits360", "smallest_margin", "G1 G2 G3 G4", 3), ("fruits360", "entropy", "G1 G2 G3 G4", 3),
 )
 SCALES = {"smoke": 20, "quick": 6, "full": 1}
 
@@ -82,7 +85,8 @@ def _load(dataset):
     if not dataset.startswith("fruits360"): return load("mnist")
     data = load("fruits360", "Apple,Banana" if dataset.endswith("binary") else None)
     parts = {p: getattr(data, p) for p in ("train", "val", "test")}
-    return replace(data, **{n: replace(p, images=decode(Path(data.folder), list(p.files), 100)) for n, p in parts.items()})
+    return replace(data, **{n: replace(p, images=decode(Path(data.folder), list(p.files), 100))
+                            for n, p in parts.items()})
 
 
 def arm(
@@ -98,7 +102,9 @@ def arm(
     kind, facts = FruitsRun if fruits else MnistRun, without(*off.split())
     when = dict(epochs=10, first=1) if fruits else dict(epochs=340 if facts.F1 else 40, every=20)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for s in seeds: complete(kind(data, strategy, facts, s, **recipe), Path(folder) / f"{strategy}-{off.replace(' ', '') or 'coded'}-{s}.csv", images=2000, **when)
+    for s in seeds:
+        complete(kind(data, strategy, facts, s, **recipe),
+                 Path(folder) / f"{strategy}-{off.replace(' ', '') or 'coded'}-{s}.csv", images=2000, **when)
 
 
 def compute(
@@ -112,8 +118,11 @@ def compute(
     for dataset, strategy, off, seeds in ARMS:
         if only not in (None, dataset): continue
         fruits, digits = dataset.startswith("fruits"), scale == "smoke"
-        recipe = dict(size=8, pad=1) if fruits and digits else {} if fruits or "F1" in off else dict(thin=int(dataset.partition("_thin")[2] or 1024))
-        arm(load("digits") if digits else _load(dataset), strategy, off, range(-(-seeds // SCALES[scale])), Path(folder) / dataset, fruits, **recipe)
+        recipe = (dict(size=8, pad=1) if fruits and digits
+                  else {} if fruits or "F1" in off
+                  else dict(thin=int(dataset.partition("_thin")[2] or 1024)))
+        arm(load("digits") if digits else _load(dataset), strategy, off, range(-(-seeds // SCALES[scale])),
+            Path(folder) / dataset, fruits, **recipe)
         gather(folder, out)
 
 
@@ -124,7 +133,8 @@ def gather(
     "All finished runs of each data set in one table."
     Path(out).mkdir(parents=True, exist_ok=True)
     for d in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
-        if files := sorted(d.glob("*.csv")): pd.concat(map(pd.read_csv, files)).round(5).to_csv(Path(out) / f"{d.name}.csv", index=False)
+        if files := sorted(d.glob("*.csv")):
+            pd.concat(map(pd.read_csv, files)).round(5).to_csv(Path(out) / f"{d.name}.csv", index=False)
 
 # %% ../nbs/10_audit_runs.ipynb #abb6fe56
 def thinning(

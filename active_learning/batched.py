@@ -29,16 +29,24 @@ def check_alike(
     "Raise ValueError unless these can be fitted together."
     if not learners: raise ValueError("no learners to fit")
     for name in ALIKE:
-        if len(values := {getattr(l, name) for l in learners}) > 1: raise ValueError(f"the learners differ in {name} ({', '.join(sorted(map(str, values)))}); those fitted together share it")
-    if any(l.data is not learners[0].data for l in learners): raise ValueError("the learners have different data; those fitted together share one `Data`")
-    if learners[0].norm == "dropout": raise ValueError("dropout draws its masks from one generator, in the order of the steps; fit these learners one by one")
+        if len(values := {getattr(l, name) for l in learners}) > 1:
+            raise ValueError(f"the learners differ in {name} ({', '.join(sorted(map(str, values)))}); "
+                             "those fitted together share it")
+    if any(l.data is not learners[0].data for l in learners):
+        raise ValueError("the learners have different data; those fitted together share one `Data`")
+    if learners[0].norm == "dropout":
+        raise ValueError("dropout draws its masks from one generator, in the order of the steps; "
+                         "fit these learners one by one")
 
 # %% ../nbs/14_batched.ipynb #50fb1e95
 def _stacked(learners):
     "Weights, buffers and momenta of all learners, each with a first axis over them."
-    weights, buffers = ({k: v.detach() for k, v in d.items()} for d in stack_module_state([l.trainer.model.train() for l in learners]))
-    own = [[l.trainer.optimiser.state[w].get("momentum_buffer") for w in l.trainer.model.parameters()] for l in learners]
-    speed = {k: torch.stack([torch.zeros_like(w[0]) if v is None else v for v in column]) for (k, w), column in zip(weights.items(), zip(*own))}
+    weights, buffers = ({k: v.detach() for k, v in d.items()}
+                        for d in stack_module_state([l.trainer.model.train() for l in learners]))
+    own = [[l.trainer.optimiser.state[w].get("momentum_buffer") for w in l.trainer.model.parameters()]
+           for l in learners]
+    speed = {k: torch.stack([torch.zeros_like(w[0]) if v is None else v for v in column])
+             for (k, w), column in zip(weights.items(), zip(*own))}
     return weights, buffers, speed
 
 
@@ -63,11 +71,14 @@ def fit_together(
 ):  # (learners, steps) losses
     """What `Learner.fit` does, for all of them in the same steps.
 
-    Raises ValueError where they cannot be fitted together or their lessons differ in size, and FloatingPointError naming the first whose loss is not finite."""
+    Raises ValueError where they cannot be fitted together or their lessons differ in size, FloatingPointError naming
+    the first whose loss is not finite."""
     check_alike(learners)
     first = learners[0]
     if first.retrain: [l.restart() for l in learners]
-    if len(sizes := {len(l.lesson()) for l in learners}) > 1: raise ValueError(f"lessons of {', '.join(map(str, sorted(sizes)))} images; those fitted together learn from equally many")
+    if len(sizes := {len(l.lesson()) for l in learners}) > 1:
+        raise ValueError(f"lessons of {', '.join(map(str, sorted(sizes)))} images; "
+                         "those fitted together learn from equally many")
     trainer, pool = first.trainer, first.trainer.resident(first.data.train.images)
     base, (weights, buffers, speed) = copy.deepcopy(trainer.model.train()).to("meta"), _stacked(learners)
     step = vmap(grad_and_value(lambda w, b, x, y: cross_entropy(functional_call(base, (w, b), (x,)), y)))
@@ -88,7 +99,10 @@ def fit_together(
     for l in learners: l.fits += 1
     losses = torch.stack(losses, 1).cpu()
     for l, own in zip(learners, losses):
-        if not own.isfinite().all(): raise FloatingPointError(f"loss is {own[~own.isfinite()][0]} in batch {int((~own.isfinite()).int().argmax())} of {l.strategy}, seed {l.seed}; lower the learning rate or look at the images")
+        if not own.isfinite().all():
+            raise FloatingPointError(
+                f"loss is {own[~own.isfinite()][0]} in batch {int((~own.isfinite()).int().argmax())} "
+                f"of {l.strategy}, seed {l.seed}; lower the learning rate or look at the images")
     return losses
 
 # %% ../nbs/14_batched.ipynb #fa74a38f
@@ -100,7 +114,7 @@ def run_together(
     closely=0,  # rounds at the start that are measured one by one, whatever `evaluate_every` says
     every=10,  # rounds between two checkpoints
 ):  # list of `Path`, a run folder for each strategy and seed
-    """Run experiments as one, leaving the folders that `run` leaves, the share of each in the time of a fit as its training time.
+    """Run experiments as one, leaving the folders that `run` leaves; a fit's time is shared out among them.
 
     Raises what `runs_of` and `fit_together` raise."""
     runs = [r for p in experiments for r in runs_of(data, closely, **p)]
@@ -110,7 +124,9 @@ def run_together(
         for r in going: r.prepare(); r.start()
         if going: check_alike([r.learner for r in going])
         left = [r for r in going if not r.reached(until)]
-        with tqdm(total=sum(r.p["rounds"] for r in runs), initial=sum(r.p["rounds"] if r.done else r.round for r in runs), unit="round", disable=not progress) as bar:
+        with tqdm(total=sum(r.p["rounds"] for r in runs),
+                  initial=sum(r.p["rounds"] if r.done else r.round for r in runs),
+                  unit="round", disable=not progress) as bar:
             while left:
                 now = [r for r in left if r.round == min(r.round for r in left)]
                 _round(now, every); bar.update(len(now))
@@ -124,5 +140,7 @@ def _round(runs, every):
     for r in runs: r.ask()
     start = time.perf_counter()
     try: fit_together([r.learner for r in runs])
-    except FloatingPointError as e: raise FloatingPointError(f"round {runs[0].round}: {e}. The rounds up to the last checkpoint are kept in {runs[0].folder.parent.parent}") from e
+    except FloatingPointError as e:
+        raise FloatingPointError(f"round {runs[0].round}: {e}. The rounds up to the last checkpoint are kept "
+                                 f"in {runs[0].folder.parent.parent}") from e
     for r in runs: r.seconds[1] += (time.perf_counter() - start) / len(runs); r.close_round(every)

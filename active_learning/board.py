@@ -39,7 +39,8 @@ def picture(
 ):  # (data URL or "", why there is none or "")
     "An image for the browser; a broken one is a sentence."
     try: return _picture(path, side, path.stat().st_mtime_ns), ""
-    except Exception as e: return "", f"cannot be shown ({type(e).__name__})"  # PIL raises many kinds for a damaged file
+    except Exception as e:  # PIL raises many kinds for a damaged file
+        return "", f"cannot be shown ({type(e).__name__})"
 
 
 def plain(text):
@@ -47,13 +48,18 @@ def plain(text):
     return str(text).encode("utf-8", "replace").decode()
 
 # %% ../nbs/14_board.ipynb #185b59ea
-KEYS = "123456789abcdefijklmopqrtvwxyz"  # g, h, n, s and u do something else
+KEYS = "123456789abcdefijklmopqrtvwxyz"  # g, n, s and u do something else; h is left to Jupyter, for its help
 
 ESM = """
-const make = (tag, name, text) => { const e = document.createElement(tag); e.className = name; e.textContent = text ?? ""; return e; };
+const make = (tag, name, text) => {
+  const e = document.createElement(tag);
+  e.className = name; e.textContent = text ?? "";
+  return e;
+};
 
 function render({ model, el }) {
-  const root = make("div", "al-board"), grid = make("div", "al-grid"), bar = make("div", "al-bar"), more = make("div", "al-bar"), hint = make("div", "al-hint");
+  const root = make("div", "al-board"), grid = make("div", "al-grid"), bar = make("div", "al-bar"),
+        more = make("div", "al-bar"), hint = make("div", "al-hint");
   root.tabIndex = 0; root.setAttribute("data-lm-suppress-shortcuts", "true");
   root.append(grid, bar, more, hint); el.append(root);
   const sent = new Set(), keys = {}, cells = new Map();
@@ -73,19 +79,30 @@ function render({ model, el }) {
   function advance() { const i = model.get("tiles").findIndex(open); if (i >= 0) active = i; }
   function button(box, text, key, action, choice) {
     const b = make("button", action === "label" ? "al-label" : "al-do"), k = make("kbd", "", key);
-    b.append(k, document.createTextNode(" " + text)); b.onclick = () => { act(action, choice); root.focus({ preventScroll: true }); };
+    b.append(k, document.createTextNode(" " + text));
+    b.onclick = () => { act(action, choice); root.focus({ preventScroll: true }); };
     box.append(b); if (key) keys[key] = () => act(action, choice);
   }
   function buttons() {
     bar.replaceChildren(); more.replaceChildren();
     model.get("classes").forEach((c, i) => button(bar, c, model.get("letters")[i] ?? "", "label", i));
-    button(more, "not any of these", "n", "none"); button(more, "skip", "s", "skip"); button(more, "undo", "u", "undo"); button(more, "show or hide the guess", "g", "guess");
+    button(more, "not any of these", "n", "none");
+    button(more, "skip", "s", "skip");
+    button(more, "undo", "u", "undo");
+    button(more, "show or hide the guess", "g", "guess");
   }
   function cell(t) {
     if (cells.has(t.id)) return cells.get(t.id);
-    const box = make("div", ""), c = { box, picture: make("div", "al-broken", "…"), name: make("div", "al-name", t.name), guess: make("div", "al-guess"), answer: make("div", "al-answer") };
+    const box = make("div", ""), c = {
+      box, picture: make("div", "al-broken", "…"), name: make("div", "al-name", t.name),
+      guess: make("div", "al-guess"), answer: make("div", "al-answer")
+    };
     box.append(c.picture, c.name, c.guess, c.answer); cells.set(t.id, c);
-    box.onclick = () => { const now = model.get("tiles"), i = now.findIndex(o => o.id === t.id); if (i >= 0 && open(now[i])) { active = i; draw(); } root.focus({ preventScroll: true }); };
+    box.onclick = () => {
+      const now = model.get("tiles"), i = now.findIndex(o => o.id === t.id);
+      if (i >= 0 && open(now[i])) { active = i; draw(); }
+      root.focus({ preventScroll: true });
+    };
     return c;
   }
   function fill(c, t, src) {
@@ -100,19 +117,25 @@ function render({ model, el }) {
     const boxes = tiles.map((t, i) => {
       const c = cell(t);
       fill(c, t, model.get("pictures")[t.id]);
-      c.box.className = "al-tile" + (i === active && tiles.length > 1 ? " al-active" : "") + (open(t) ? "" : " al-done");
+      c.box.className = "al-tile" + (i === active && tiles.length > 1 ? " al-active" : "")
+        + (open(t) ? "" : " al-done");
       c.guess.textContent = model.get("guess") ? t.guess : ""; c.answer.textContent = t.answer;
       return c.box;
     });
-    if (boxes.length !== grid.children.length || boxes.some((b, i) => grid.children[i] !== b)) grid.replaceChildren(...boxes);
+    if (boxes.length !== grid.children.length || boxes.some((b, i) => grid.children[i] !== b))
+      grid.replaceChildren(...boxes);
     if (!tiles.length) grid.replaceChildren(make("div", "al-name", "Nothing is left to label."));
-    hint.textContent = "Click an image, then use the keys. " + (tiles.length > 1 ? "Arrows choose a tile. " : "") + "Every answer is saved before the next image appears.";
+    hint.textContent = "Click an image, then use the keys. "
+      + (tiles.length > 1 ? "Arrows choose a tile. " : "")
+      + "Every answer is saved before the next image appears.";
   }
   root.addEventListener("keydown", e => {
     if (e.ctrlKey || e.metaKey || e.altKey) return;
     const n = model.get("tiles").length, step = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
     const key = { Backspace: "u", " ": "s" }[e.key] ?? e.key.toLowerCase();
-    if (step && n) { active = (active + step + n) % n; draw(); } else if (keys[key] && !e.repeat) keys[key](); else if (!keys[key]) return;
+    if (step && n) { active = (active + step + n) % n; draw(); }
+    else if (keys[key] && !e.repeat) keys[key]();
+    else if (!keys[key]) return;
     e.preventDefault(); e.stopPropagation();
   });
   model.on("change:tiles", () => { active = 0; advance(); });
@@ -123,23 +146,40 @@ function render({ model, el }) {
 export default { render };
 """
 
-
 # %% ../nbs/14_board.ipynb #26b36729
 CSS = """
-.al-board { outline: 2px solid transparent; outline-offset: -2px; border-radius: 6px; padding: 8px; color: var(--jp-ui-font-color1, #222); font-family: var(--jp-ui-font-family, sans-serif); }
+.al-board {
+  outline: 2px solid transparent; outline-offset: -2px; border-radius: 6px; padding: 8px;
+  color: var(--jp-ui-font-color1, #222); font-family: var(--jp-ui-font-family, sans-serif);
+}
 .al-board:focus-within { outline-color: #0072b2; }
 .al-grid { display: flex; flex-wrap: wrap; gap: 10px; min-height: 160px; }
 .al-tile { border: 3px solid transparent; border-radius: 6px; padding: 4px; width: 260px; box-sizing: border-box; }
 .al-many .al-tile { width: 150px; cursor: pointer; border-color: var(--jp-border-color2, #ddd); }
 .al-many .al-active { border-color: #0072b2; }
-.al-tile img, .al-broken { width: 100%; aspect-ratio: 1; object-fit: contain; background: #8883; border-radius: 3px; display: block; }
-.al-broken { display: flex; align-items: center; justify-content: center; text-align: center; padding: 8px; box-sizing: border-box; }
+.al-tile img, .al-broken {
+  width: 100%; aspect-ratio: 1; object-fit: contain; background: #8883; border-radius: 3px; display: block;
+}
+.al-broken {
+  display: flex; align-items: center; justify-content: center; text-align: center;
+  padding: 8px; box-sizing: border-box;
+}
 .al-done img { opacity: .45; }
-.al-name { font-size: 11px; opacity: .7; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; margin-top: 3px; }
+.al-name {
+  font-size: 11px; opacity: .7; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; margin-top: 3px;
+}
 .al-guess { font-size: 12px; min-height: 2.7em; line-height: 1.35; overflow: hidden; }
-.al-answer { font-weight: 600; font-size: 13px; min-height: 1.3em; color: #0072b2; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.al-answer {
+  font-weight: 600; font-size: 13px; min-height: 1.3em; color: #0072b2;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+}
 .al-bar { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 8px; }
-.al-bar button { font: inherit; font-size: 13px; padding: 5px 10px; border: 1px solid var(--jp-border-color1, #bbb); border-radius: 4px; background: var(--jp-layout-color1, #fff); color: inherit; cursor: pointer; max-width: 260px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.al-bar button {
+  font: inherit; font-size: 13px; padding: 5px 10px;
+  border: 1px solid var(--jp-border-color1, #bbb); border-radius: 4px;
+  background: var(--jp-layout-color1, #fff); color: inherit; cursor: pointer;
+  max-width: 260px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+}
 .al-bar button.al-label { border-color: #0072b2; }
 .al-bar button:hover { background: var(--jp-layout-color2, #eee); }
 .al-bar kbd { font: 600 11px monospace; opacity: .65; }
@@ -152,4 +192,5 @@ def board_class():
     "The class of the widget, made when it is first needed."
     anywidget, t = needs("anywidget", "traitlets")
     fields = dict(classes=t.List(), letters=t.List(), pictures=t.Dict(), tiles=t.List(), guess=t.Bool(True))
-    return type("Board", (anywidget.AnyWidget,), {"_esm": ESM, "_css": CSS, **{k: v.tag(sync=True) for k, v in fields.items()}})
+    return type("Board", (anywidget.AnyWidget,),
+                {"_esm": ESM, "_css": CSS, **{k: v.tag(sync=True) for k, v in fields.items()}})

@@ -48,7 +48,8 @@ def _mnist(root):
             lambda: load_torchvision().datasets.MNIST(str(root), download=True))
     for name, md5 in MNIST_FILES.items():
         with open(folder / name, "rb") as f: found = hashlib.file_digest(f, "md5").hexdigest()
-        if found != md5: raise ValueError(f"{folder / name} is damaged: md5 {found}, expected {md5}; delete it and load again")
+        if found != md5:
+            raise ValueError(f"{folder / name} is damaged: md5 {found}, expected {md5}; delete it and load again")
     read = load_torchvision().datasets.mnist
     train, test = (Part(read.read_image_file(folder / f"{p}-images-idx3-ubyte")[:, None].contiguous(),
                         read.read_label_file(folder / f"{p}-labels-idx1-ubyte")) for p in ("train", "t10k"))
@@ -57,15 +58,20 @@ def _mnist(root):
 # %% ../nbs/03_data.ipynb #3c61ee34
 def _part(root, files, labels, classes, size):
     "Decode `files` into a `Part`."
-    return Part(decode(root, files, size), torch.tensor([classes.index(c) for c in labels], dtype=torch.int64), tuple(files))
+    return Part(decode(root, files, size),
+                torch.tensor([classes.index(c) for c in labels], dtype=torch.int64), tuple(files))
 
 # %% ../nbs/03_data.ipynb #39025adc
 def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     "A data set from class folders, with or without a split of its own."
     root = Path(path).expanduser()
-    if not os.path.isdir(root): raise FileNotFoundError(f"no folder {str(root)[:200]!r}; dataset is digits, mnist, fruits360 or the path of a folder of images")
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"no folder {str(root)[:200]!r}; "
+                                "dataset is digits, mnist, fruits360 or the path of a folder of images")
     first, second = either(root, "train", "Training"), either(root, "test", "Test")
-    if (first is None) != (second is None): raise ValueError(f"{root} has {(first or second).name}/ alone; it needs train/ and test/ (or Training/ and Test/), or only a folder per class")
+    if (first is None) != (second is None):
+        raise ValueError(f"{root} has {(first or second).name}/ alone; "
+                         "it needs train/ and test/ (or Training/ and Test/), or only a folder per class")
     files, labels, rows = read_split(root, first or root, category, classes)
     check_classes(first or root, rows)
     classes = classes or sorted(set(labels))
@@ -73,7 +79,9 @@ def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     if second:
         files, labels, more = read_split(root, second, category, classes)
         check_classes(second, more)
-        if extra := set(labels) ^ {c for _, _, c, _ in rows}: raise ValueError(f"class {', '.join(map(repr, sorted(extra)))} is in only one of {first.name}/ and {second.name}/")
+        if extra := set(labels) ^ {c for _, _, c, _ in rows}:
+            raise ValueError(f"class {', '.join(map(repr, sorted(extra)))} "
+                             f"is in only one of {first.name}/ and {second.name}/")
         train, test, rows = whole, _part(root, files, labels, classes, size), rows + more
     else:
         kept, cut = split(whole.labels, 0.2, seed=1)
@@ -82,7 +90,8 @@ def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     if (root / "unlabelled").is_dir():
         files = [f"unlabelled/{f}" for f in image_files(root / "unlabelled")]
         pool = Part(decode(root, files, size), torch.full((len(files),), -1), tuple(files))
-    return assemble(name or root.resolve().name, classes, train, test, manifest=tuple(rows), unlabelled=pool, folder=str(root), **kwargs)
+    return assemble(name or root.resolve().name, classes, train, test,
+                    manifest=tuple(rows), unlabelled=pool, folder=str(root), **kwargs)
 
 # %% ../nbs/03_data.ipynb #c4dcc1ed
 FRUITS = ("Apple", "Tomato", "Potato", "Banana", "Pear", "Pineapple", "Pepper", "Strawberry", "Onion", "Plum")
@@ -105,9 +114,13 @@ def _download_fruits(root):
     try:
         utils = load_torchvision().datasets.utils
         utils.download_url(FRUITS_URL, str(work), "fruits.zip")
-        unpack(work / "fruits.zip", work, keep=lambda n: n.split("/")[1:2] in (["Training"], ["Test"]) and _category((n.split("/") + ["", ""])[2]) in FRUITS)
+        unpack(work / "fruits.zip", work,
+               keep=lambda n: n.split("/")[1:2] in (["Training"], ["Test"])
+                              and _category((n.split("/") + ["", ""])[2]) in FRUITS)
         top = next((p for p in work.iterdir() if p.is_dir()), work)
-        if (found := content(top, image_files(top))) != FRUITS_SHA256: raise ValueError(f"the content of {FRUITS_URL} has SHA-256 {found}, expected {FRUITS_SHA256}; try again, and if it stays so do not trust it")
+        if (found := content(top, image_files(top))) != FRUITS_SHA256:
+            raise ValueError(f"the content of {FRUITS_URL} has SHA-256 {found}, expected {FRUITS_SHA256}; "
+                             "try again, and if it stays so do not trust it")
         (root / "fruits-360").parent.mkdir(parents=True, exist_ok=True)
         os.replace(top, root / "fruits-360")
     finally: shutil.rmtree(work, ignore_errors=True)
@@ -117,10 +130,13 @@ def _fruits(root, classes):
     "Fruits-360 under root/fruits-360/{Training,Test}, merged; CIFAR-10's mean and deviation as the predecessor used."
     folder = root / "fruits-360"
     places(classes, FRUITS)
-    obtain(folder, "Fruits-360 (Training/ and Test/)", lambda: all((folder / s).is_dir() for s in FRUITS_IMAGES), lambda: _download_fruits(root))
-    data = _folder(folder, 32, _category, FRUITS, "fruits360", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+    obtain(folder, "Fruits-360 (Training/ and Test/)", lambda: all((folder / s).is_dir() for s in FRUITS_IMAGES),
+           lambda: _download_fruits(root))
+    data = _folder(folder, 32, _category, FRUITS, "fruits360",
+                   mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
     if (n := len(data.train) + len(data.val)) != FRUITS_IMAGES["Training"]:
-        warnings.warn(f"{folder} holds {n:,} training images of the ten categories, release 2024.08.04.0 has {FRUITS_IMAGES['Training']:,}", stacklevel=3)
+        warnings.warn(f"{folder} holds {n:,} training images of the ten categories, "
+                      f"release 2024.08.04.0 has {FRUITS_IMAGES['Training']:,}", stacklevel=3)
     return data
 
 # %% ../nbs/03_data.ipynb #c1eedeee
@@ -132,7 +148,7 @@ def load(
 ):  # a `Data`
     """A data set as uint8 tensors, labels and class names, with a validation part held out.
 
-    Raises ValueError for unknown classes and unreadable or missing images, FileNotFoundError for data that cannot be found."""
+    Raises ValueError for unknown classes and unreadable or missing images, FileNotFoundError where no data is found."""
     base = data_root(root)
     if dataset == "digits": return subset(_digits(), classes)
     if dataset == "mnist": return subset(_mnist(base), classes)

@@ -40,7 +40,10 @@ class Desk:
         self.shuffled = sorted(chance, key=chance.get)
         self.checks = {f for f, c in chance.items() if check_every and c % check_every == 0}
         self.log, self.others, self.listed, self.latest = Log(self.root, labeller), {}, None, (None, {})
-        if gone := {r["label"] for r in self.answers().values()} - {*self.classes, ""}: self.close(); raise ValueError(f"{self.log.path.name} has labels of class {', '.join(map(repr, sorted(gone)))}; name them among the classes too")
+        if gone := {r["label"] for r in self.answers().values()} - {*self.classes, ""}:
+            self.close()
+            raise ValueError(f"{self.log.path.name} has labels of class {', '.join(map(repr, sorted(gone)))}; "
+                             "name them among the classes too")
 
     def answers(self): return self.log.ledger.newest
 
@@ -50,8 +53,10 @@ class Desk:
 def _check(self: Desk, file, label, action):
     "Raise ValueError for what cannot be an answer."
     if action not in ANSWERS: raise ValueError(f"unknown action {action!r}; choose one of {', '.join(ANSWERS)}")
-    if file not in self.place and file not in self.broken: raise ValueError(f"{file!r} is not an image of {self.root.name}")
-    if (action == "label") != (label in self.classes): raise ValueError(f"unknown class {label!r}; choose one of {', '.join(self.classes)}")
+    if file not in self.place and file not in self.broken:
+        raise ValueError(f"{file!r} is not an image of {self.root.name}")
+    if (action == "label") != (label in self.classes):
+        raise ValueError(f"unknown class {label!r}; choose one of {', '.join(self.classes)}")
 
 
 def _answer(
@@ -87,10 +92,12 @@ Desk.check, Desk.answer, Desk.bring, Desk.undo = _check, _answer, _bring, _undo
 
 # %% ../nbs/11_desk.ipynb #1f7b3b7a
 def _look(self: Desk, racy=2):
-    "Find the others' logs; the folder is listed only where it changed, or changed so few seconds ago that a second change may have left the same time."
+    "Find the others' logs; list the folder only where it changed, or so lately that another change may not show."
     changed = self.root.stat().st_mtime_ns
     if changed == self.listed and time.time_ns() - changed > racy * 10**9: return
-    with os.scandir(self.root) as entries: names = {e.name[7:-4]: e.path for e in entries if e.name.startswith("labels-") and e.name.endswith(".csv") and e.is_file(follow_symlinks=False)}
+    with os.scandir(self.root) as entries:
+        names = {e.name[7:-4]: e.path for e in entries
+                 if e.name.startswith("labels-") and e.name.endswith(".csv") and e.is_file(follow_symlinks=False)}
     self.others = {who: self.others.get(who) or Tail(p) for who, p in sorted(names.items()) if who != self.log.labeller}
     self.listed = changed
 
@@ -98,7 +105,8 @@ def _look(self: Desk, racy=2):
 def _snapshot(self: Desk):  # {labeller: records}
     "How long every log in the folder is now."
     self.look()
-    return {who: len(tail.read().records) for who, tail in self.others.items()} | {self.log.labeller: len(self.log.records)}
+    return ({who: len(tail.read().records) for who, tail in self.others.items()}
+            | {self.log.labeller: len(self.log.records)})
 
 
 def _until(self: Desk, who, n):
@@ -117,13 +125,15 @@ def _known(
         snapshot = snapshot or self.snapshot()
         if snapshot != self.latest[0]:
             each = sorted(snapshot, key=lambda w: (w == self.log.labeller, w))
-            self.latest = snapshot, {f: (r["label"] or None, who) for who in each for f, r in self.until(who, snapshot[who]).items()}
+            self.latest = snapshot, {f: (r["label"] or None, who)
+                                     for who in each for f, r in self.until(who, snapshot[who]).items()}
         return self.latest[1]
 
 
 def _lesson(self: Desk, known):
     "Places and labels to teach, and those to measure on: folders first, then what people said."
-    said = {self.place[f]: self.classes.index(c) for f, (c, _) in known.items() if f in self.place and c in self.classes}
+    said = {self.place[f]: self.classes.index(c) for f, (c, _) in known.items()
+            if f in self.place and c in self.classes}
     held = {i: c for i, c in said.items() if self.data.train.files[i] in self.checks}
     return {**self.given, **{i: c for i, c in said.items() if i not in held}}, held
 
@@ -143,7 +153,8 @@ def _ask(
 ):  # list of files
     "What to ask next."
     done, asked = {*besides, *self.known()}, []
-    free = lambda files, held: (f for f in files if f not in done and (f in self.checks) == held and self.place.get(f) not in self.given)
+    free = lambda files, held: (f for f in files
+                                if f not in done and (f in self.checks) == held and self.place.get(f) not in self.given)
     lines = {False: free(self.order(), False), True: free(self.shuffled, True)}
     for i in itertools.islice(itertools.count(len(self.answers()) + len(besides)), k):
         due = bool(self.check_every) and i % self.check_every == self.check_every - 1

@@ -20,7 +20,8 @@ import torch
 from .progress import tqdm
 
 # %% ../nbs/02_download.ipynb #184e37d9
-FAILURES = (OSError, RuntimeError, HTTPException, zipfile.BadZipFile, EOFError, zlib.error)  # of a network, a disk, an archive cut short
+# of a network, a disk, an archive cut short
+FAILURES = (OSError, RuntimeError, HTTPException, zipfile.BadZipFile, EOFError, zlib.error)
 
 
 def obtain(
@@ -38,8 +39,9 @@ def obtain(
             socket.setdefaulttimeout(60)
             if not there(): download()
     except FAILURES as e:
-        raise FileNotFoundError(f"{what} not found in {folder} and the download failed ({type(e).__name__}: {e}). Go online and try again, or put the files "
-                                f"there yourself, or name the folder that has them with data_dir or $ACTIVE_LEARNING_DATA.") from e
+        raise FileNotFoundError(f"{what} not found in {folder} and the download failed ({type(e).__name__}: {e}). "
+                                "Go online and try again, or put the files there yourself, "
+                                "or name the folder that has them with data_dir or $ACTIVE_LEARNING_DATA.") from e
     finally: socket.setdefaulttimeout(patience)
 
 # %% ../nbs/02_download.ipynb #c196f25f
@@ -62,9 +64,12 @@ def load_torchvision():
 def _distrust(archive, members, target, limit):
     "Raise ValueError where a member of a zip would leave `target`, is a link, or all together would fill the disk."
     for m in members:
-        if not (target / m.filename).resolve().is_relative_to(target): raise ValueError(f"{archive}: member {m.filename!r} leaves the folder; the archive is not to be trusted")
-        if stat.S_ISLNK(m.external_attr >> 16): raise ValueError(f"{archive}: member {m.filename!r} is a link; the archive is not to be trusted")
-    if (size := sum(m.file_size for m in members)) > limit: raise ValueError(f"{archive} unpacks to {size:,} bytes, more than {limit:,}; the archive is not to be trusted")
+        if not (target / m.filename).resolve().is_relative_to(target):
+            raise ValueError(f"{archive}: member {m.filename!r} leaves the folder; the archive is not to be trusted")
+        if stat.S_ISLNK(m.external_attr >> 16):
+            raise ValueError(f"{archive}: member {m.filename!r} is a link; the archive is not to be trusted")
+    if (size := sum(m.file_size for m in members)) > limit:
+        raise ValueError(f"{archive} unpacks to {size:,} bytes, more than {limit:,}; the archive is not to be trusted")
 
 
 def unpack(
@@ -73,7 +78,10 @@ def unpack(
     keep=lambda name: True,  # which members
     limit=2 * 10**9,  # bytes
 ):
-    "Unpack a zip. Raises ValueError naming a member that would leave `target` or is a link, and for too much content, before anything is written."
+    """Unpack a zip.
+
+    Raises ValueError, before anything is written, naming a member that would leave `target` or is a link, and for too
+    much content."""
     target = Path(target).resolve()
     with zipfile.ZipFile(archive) as z:
         members = [m for m in z.infolist() if keep(m.filename)]

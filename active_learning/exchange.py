@@ -34,7 +34,8 @@ def export_csv(
     "Write file, label and labeller."
     rows = table(session)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as f: csv.writer(f).writerows([("file", "label", "labeller"), *rows])
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as f:
+        csv.writer(f).writerows([("file", "label", "labeller"), *rows])
     return len(rows)
 
 
@@ -45,8 +46,11 @@ def bring(
 ):  # number of labels that were new
     "Take in labels as answers. Raises ValueError listing unknown files and classes, before anything is written."
     known = {f: c for f, c, _ in table(session)}
-    if bad := [f for f in labels if f not in session.place and f not in known]: raise ValueError(f"{source}: {len(bad)} files are not in {session.root.name}, such as {bad[0]!r}")
-    if bad := sorted(set(labels.values()) - set(session.classes)): raise ValueError(f"{source}: unknown class {', '.join(map(repr, bad))}; choose from {', '.join(session.classes)}")
+    if bad := [f for f in labels if f not in session.place and f not in known]:
+        raise ValueError(f"{source}: {len(bad)} files are not in {session.root.name}, such as {bad[0]!r}")
+    if bad := sorted(set(labels.values()) - set(session.classes)):
+        raise ValueError(f"{source}: unknown class {', '.join(map(repr, bad))}; "
+                         f"choose from {', '.join(session.classes)}")
     fresh = {f: c for f, c in labels.items() if known.get(f) != c and f in session.place}
     session.bring(fresh, source)
     return len(fresh)
@@ -59,7 +63,9 @@ def import_csv(
     "Read labels from a CSV. Raises ValueError as `bring`, and where a column is missing."
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as f:
         rows = csv.DictReader(f)
-        if missing := {"file", "label"} - set(rows.fieldnames or ()): raise ValueError(f"{Path(path).name} has no column {', '.join(sorted(missing))}; its first line must name file and label")
+        if missing := {"file", "label"} - set(rows.fieldnames or ()):
+            raise ValueError(f"{Path(path).name} has no column {', '.join(sorted(missing))}; "
+                             "its first line must name file and label")
         return bring(session, {r["file"]: r["label"] for r in rows if r["label"]}, Path(path).name)
 
 # %% ../nbs/13_exchange.ipynb #b47b9e37
@@ -68,7 +74,9 @@ def _apart(names, clean):
     found = {}
     for name in names:
         safe, n = clean(name), 1
-        while (new := safe if n == 1 else f"{Path(safe).stem} {n}{Path(safe).suffix}").lower() in {v.lower() for v in found.values()}: n += 1
+        while ((new := safe if n == 1 else f"{Path(safe).stem} {n}{Path(safe).suffix}").lower()
+               in {v.lower() for v in found.values()}):
+            n += 1
         found[name] = new
     return found
 
@@ -76,7 +84,9 @@ def _apart(names, clean):
 def _folder_name(name):
     "A class name that is safe as a folder's name anywhere."
     safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .") or "_"
-    return f"{safe}_" if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d|unlabelled|train|training|test)", safe.lower()) else safe
+    return (f"{safe}_"
+            if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d|unlabelled|train|training|test)", safe.lower())
+            else safe)
 
 
 def export_folders(
@@ -104,7 +114,9 @@ def _task(session, file, labels, p, prefix):
     if file in labels: return {**task, "annotations": [dict(result=[_choice(labels[file])], was_cancelled=False)]}
     if p is None or file not in session.place: return task
     own = p[session.place[file]]
-    return {**task, "predictions": [dict(result=[_choice(session.classes[own.argmax()])], score=round(float(own.max()), 4), model_version=f"training {len(session.fits)}")]}
+    return {**task, "predictions": [dict(result=[_choice(session.classes[own.argmax()])],
+                                         score=round(float(own.max()), 4),
+                                         model_version=f"training {len(session.fits)}")]}
 
 
 def export_label_studio(
@@ -118,7 +130,9 @@ def export_label_studio(
     choices = "".join(f"<Choice value={quoteattr(c)}/>" for c in session.classes)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda f: f.write(json.dumps(tasks, indent=1).encode()))
-    Path(path).with_suffix(".xml").write_text(f'<View><Image name="image" value="$image"/><Choices name="choice" toName="image">{choices}</Choices></View>\n', encoding="utf-8")
+    Path(path).with_suffix(".xml").write_text(
+        '<View><Image name="image" value="$image"/>'
+        f'<Choices name="choice" toName="image">{choices}</Choices></View>\n', encoding="utf-8")
     return len(tasks)
 
 # %% ../nbs/13_exchange.ipynb #aaea53b3
@@ -137,7 +151,8 @@ def _label(task):
     "The class of a task's newest annotation, or None."
     done = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
     if not done: return None
-    chosen = [r["value"]["choices"] for r in max(done, key=lambda a: a.get("updated_at") or "")["result"] if r.get("type") == "choices"]
+    chosen = [r["value"]["choices"] for r in max(done, key=lambda a: a.get("updated_at") or "")["result"]
+              if r.get("type") == "choices"]
     return chosen[0][0] if chosen and chosen[0] else None
 
 
@@ -147,7 +162,11 @@ def import_label_studio(
 ):  # number of labels that were new
     "Read the annotations of a Label Studio export. Raises ValueError as `bring`."
     tasks = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks): raise ValueError(f"{Path(path).name} is not Label Studio's JSON export: expected a list of tasks with data")
+    if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict)
+                                              for t in tasks):
+        raise ValueError(f"{Path(path).name} is not Label Studio's JSON export: expected a list of tasks with data")
     found = [(_file(session, t["data"]), _label(t), t["data"]) for t in tasks]
-    if lost := [d for f, c, d in found if c and f is None]: raise ValueError(f"{Path(path).name}: {len(lost)} labelled tasks belong to no file of {session.root.name}, or to several, such as {str(lost[0].get('image'))!r}")
+    if lost := [d for f, c, d in found if c and f is None]:
+        raise ValueError(f"{Path(path).name}: {len(lost)} labelled tasks belong to no file of {session.root.name}, "
+                         f"or to several, such as {str(lost[0].get('image'))!r}")
     return bring(session, {f: c for f, c, _ in found if c}, Path(path).name)

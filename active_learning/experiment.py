@@ -47,9 +47,11 @@ class Oracle:
     def count(self): return int(self.revealed.sum())
 
 # %% ../nbs/06_experiment.ipynb #02db7383
-HISTORY = ["strategy", "seed", "round", "labels", "train_loss", "train_accuracy", "val_accuracy", "test_loss", "test_accuracy", "scoring_seconds", "training_seconds"]
+HISTORY = ["strategy", "seed", "round", "labels", "train_loss", "train_accuracy", "val_accuracy",
+           "test_loss", "test_accuracy", "scoring_seconds", "training_seconds"]
 CLASSES = ["strategy", "seed", "round", "class", "accuracy"]
-SAME = [k for k in DEFAULTS if k not in ("dataset", "seeds", "out_dir", "data_dir", "resume", "experiment")]  # with the data's checksum: what makes two runs the same
+# with the data's checksum: what makes two runs the same
+SAME = [k for k in DEFAULTS if k not in ("dataset", "seeds", "out_dir", "data_dir", "resume", "experiment")]
 
 # %% ../nbs/06_experiment.ipynb #d4fc8c7a
 def _shortlist(p):
@@ -70,7 +72,8 @@ class Run:
     ):
         self.p, self.data, self.seed, self.closely = p, data, seed, closely
         self.folder = Path(p["out_dir"]).expanduser() / p["experiment"] / p["strategy"] / f"seed{seed}"
-        self.params = dict(parameters={**{k: p[k] for k in DEFAULTS if k != "seeds"}, "seed": seed}, versions={**versions(), "shortlist": _shortlist(p)}, data=digest or checksum(data))
+        self.params = dict(parameters={**{k: p[k] for k in DEFAULTS if k != "seeds"}, "seed": seed},
+                           versions={**versions(), "shortlist": _shortlist(p)}, data=digest or checksum(data))
 
     @property
     def done(self): return (self.folder / "model.pt").exists()
@@ -80,9 +83,14 @@ class Run:
         path = self.folder / "params.json"
         if not path.exists(): return
         was, now = json.loads(path.read_text()), self.params
-        differ = [f"{k}: {was['parameters'].get(k)!r} there, {now['parameters'][k]!r} now" for k in SAME if was["parameters"].get(k) != now["parameters"][k]]
-        if was["data"] != now["data"]: differ.append(f"data: {was['parameters'].get('dataset')!r} there, {now['parameters']['dataset']!r} now, of other content")
-        if differ: raise ValueError(f"{self.folder} holds a run of other parameters ({'; '.join(differ)}). Name another experiment, or pass resume=False to start it over.")
+        differ = [f"{k}: {was['parameters'].get(k)!r} there, {now['parameters'][k]!r} now"
+                  for k in SAME if was["parameters"].get(k) != now["parameters"][k]]
+        if was["data"] != now["data"]:
+            differ.append(f"data: {was['parameters'].get('dataset')!r} there, "
+                          f"{now['parameters']['dataset']!r} now, of other content")
+        if differ:
+            raise ValueError(f"{self.folder} holds a run of other parameters ({'; '.join(differ)}). "
+                             "Name another experiment, or pass resume=False to start it over.")
 
 # %% ../nbs/06_experiment.ipynb #a2fdd3bc
 def _clear(self: Run):
@@ -101,15 +109,18 @@ def _tidy(self: Run):
 
 
 def _prepare(self: Run):
-    "Fill the folder with what is known before the first round, and compare versions with the beginning where there is one."
+    "Fill the folder with what is known before the first round; compare versions with a beginning that is there."
     path, now = self.folder / "params.json", self.params["versions"]
     if path.exists():
         record = json.loads(path.read_text())
         was, *later = [record["versions"], *record.get("continued", [])]
         if now not in (was, *later): write_json(path, {**record, "continued": [*later, now]})
-        if other := [f"{k} {was.get(k)}, now {v}" for k, v in now.items() if k != "commit" and was.get(k) != v]: warnings.warn(f"{self.folder} was begun with {'; '.join(other)}: the last bits of its numbers may differ", stacklevel=2)
+        if other := [f"{k} {was.get(k)}, now {v}" for k, v in now.items() if k != "commit" and was.get(k) != v]:
+            warnings.warn(f"{self.folder} was begun with {'; '.join(other)}: "
+                          "the last bits of its numbers may differ", stacklevel=2)
     else:
-        if self.data.manifest: write_csv(self.folder / "manifest.csv", self.data.manifest, ["split", "folder", "class", "images"])
+        if self.data.manifest:
+            write_csv(self.folder / "manifest.csv", self.data.manifest, ["split", "folder", "class", "images"])
         write_json(path, self.params)
     self.files = {name: Rows(self.folder / f"{name}.npy", self.p["query_size"], dtype, fill) for name, dtype, fill in
                   (("queries", np.int32, -1), ("scores", np.float32, np.nan), ("guesses", np.int16, -1))}
@@ -121,13 +132,15 @@ Run.clear, Run.tidy, Run.prepare = _clear, _tidy, _prepare
 def _start(self: Run):
     "A learner at round 0, or where the checkpoint left it."
     p = self.p
-    self.learner = Learner(self.data, p["strategy"], self.seed, p["protocol"], p["granularity"], p["batch_size"], p["learning_rate"], p["momentum"], p["norm"],
+    self.learner = Learner(self.data, p["strategy"], self.seed, p["protocol"], p["granularity"],
+                           p["batch_size"], p["learning_rate"], p["momentum"], p["norm"],
                            device=p["device"], precision=p["precision"])
     self.oracle = Oracle(self.data.train.labels)
     if state := load_checkpoint(self.folder):
         self.learner.restore(state["learner"])
         self.oracle.revealed = self.learner.taught >= 0
-        self.round, self.stopped, self.history, self.classes, self.seconds = (state[k] for k in ("round", "stopped", "history", "classes", "seconds"))
+        self.round, self.stopped, self.history, self.classes, self.seconds = (
+            state[k] for k in ("round", "stopped", "history", "classes", "seconds"))
         for f in self.files.values(): f.start(self.round)
         return
     for f in self.files.values(): f.start(0)
@@ -156,7 +169,9 @@ def _ask(self: Run):
     start = time.perf_counter()
     k = min(self.p["query_size"], len(self.learner.candidates()))
     try: asked = self.learner.query(k)
-    except ValueError as e: raise ValueError(f"round {self.round}, seed {self.seed}: the network cannot be asked any more, {e}; lower the learning rate or look at the images") from e
+    except ValueError as e:
+        raise ValueError(f"round {self.round}, seed {self.seed}: the network cannot be asked any more, {e}; "
+                         "lower the learning rate or look at the images") from e
     self.seconds[0] += time.perf_counter() - start
     row = {"queries": asked, "scores": self.learner.asked_scores, "guesses": self.learner.asked_guesses}
     for name, values in row.items(): self.files[name].put(self.round - 1, values)
@@ -174,7 +189,8 @@ def _close_round(self: Run, every=1):
 
 def _checkpoint(self: Run):
     "What it takes to go on from here."
-    save_checkpoint(self.folder, dict(learner=self.learner.state(), round=self.round, stopped=self.stopped, history=self.history, classes=self.classes, seconds=self.seconds))
+    save_checkpoint(self.folder, dict(learner=self.learner.state(), round=self.round, stopped=self.stopped,
+                                      history=self.history, classes=self.classes, seconds=self.seconds))
 
 
 def _step(self: Run):
@@ -207,8 +223,11 @@ Run.record, Run.finish = _record, _finish
 @contextmanager
 def _open(self: Run):
     "The folder, made, held by this process, and tidy."
-    try: self.folder.mkdir(parents=True, exist_ok=True); (self.folder / ".lock").touch()
-    except OSError as e: raise OSError(f"out_dir = {self.p['out_dir']!r} cannot be written ({e}); choose another folder") from e
+    try:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / ".lock").touch()
+    except OSError as e:
+        raise OSError(f"out_dir = {self.p['out_dir']!r} cannot be written ({e}); choose another folder") from e
     with Held(self.folder):
         if not self.p["resume"]: self.clear()
         self.tidy()
@@ -217,7 +236,8 @@ def _open(self: Run):
 
 def _rounds(self: Run, progress, until):
     "Every round that is missing."
-    with tqdm(total=self.p["rounds"], initial=self.round, desc=f"{self.p['strategy']}, seed {self.seed}", unit="round", disable=not progress) as bar:
+    with tqdm(total=self.p["rounds"], initial=self.round, desc=f"{self.p['strategy']}, seed {self.seed}",
+              unit="round", disable=not progress) as bar:
         self.show(bar)
         while not self.reached(until): self.step(); bar.update(); self.show(bar)
 
@@ -235,7 +255,9 @@ def _go(self: Run, progress=True, until=0):
             self.prepare(); self.start(); self.rounds(progress, until)
             if self.reached(): self.finish()
         except Exception as e:
-            e.add_note(f"This happened to {self.p['strategy']}, seed {self.seed}. The rounds before it are kept in {self.folder}; mend the cause and give the same command again to go on.")
+            e.add_note(f"This happened to {self.p['strategy']}, seed {self.seed}. "
+                       f"The rounds before it are kept in {self.folder}; "
+                       "mend the cause and give the same command again to go on.")
             raise
 
 
@@ -271,7 +293,7 @@ def run(
     closely=0,  # rounds at the start that are measured one by one, whatever `evaluate_every` says
     **params,  # any of `DEFAULTS`
 ):  # list of `Path`, a run folder for each seed
-    "Run one experiment, resuming what was interrupted and skipping what is done. What `runs_of` raises comes before anything is written."
+    "Run one experiment, resuming what was interrupted, skipping what is done. Raises what `runs_of` raises, at once."
     runs = runs_of(data, closely, **params)
     for r in runs: r.go(progress, until)
     return [r.folder for r in runs]

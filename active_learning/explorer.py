@@ -31,8 +31,13 @@ class Explorer:
         self.found, self.data_dir = find(folder), data_dir
         names = list(self.found)
         self.said, self.image = w.HTML(), w.Image(format="png", layout=w.Layout(max_width="100%"))
-        if not names: self.box = w.HTML(f"No runs in {html.escape(plain(Path(folder).expanduser().resolve()))}. Make one: papermill nbs/run.ipynb out.ipynb -p strategy entropy"); return
-        self.a, self.b = w.Dropdown(options=names, description="run"), w.Dropdown(options=["none", *names], value=names[1] if len(names) > 1 else "none", description="beside it")
+        if not names:
+            self.box = w.HTML(f"No runs in {html.escape(plain(Path(folder).expanduser().resolve()))}. "
+                              "Make one: papermill nbs/run.ipynb out.ipynb -p strategy entropy")
+            return
+        self.a, self.b = (w.Dropdown(options=names, description="run"),
+                          w.Dropdown(options=["none", *names], value=names[1] if len(names) > 1 else "none",
+                                     description="beside it"))
         self.round = w.IntSlider(1, 1, 1, description="round", continuous_update=False, layout=w.Layout(width="420px"))
         for c in (self.a, self.b, self.round): c.observe(self.show, "value")
         self.box = w.VBox([w.HBox([self.a, self.b]), self.round, self.said, self.image])
@@ -48,7 +53,8 @@ class Explorer:
     def pool(self, pair):
         "The data both runs asked about, or None and the reason."
         p, q = pair[0].params, pair[-1].params
-        if (p["dataset"], p["classes"]) != (q["dataset"], q["classes"]): return None, "the two runs are of different data"
+        if (p["dataset"], p["classes"]) != (q["dataset"], q["classes"]):
+            return None, "the two runs are of different data"
         try: return _data(p["dataset"], p["classes"], self.data_dir), ""
         except (OSError, ValueError) as e: return None, f"the images are not shown: {e}"
 
@@ -58,6 +64,7 @@ class Explorer:
         self.round.max = max(1, max(r.rounds for r in pair))
         data, why = self.pool(pair)
         n = self.round.value
-        both = f"{len(shared(*pair, n))} of {len(pair[0].asked(n))} images were asked about by both (thick frame)" if len(pair) > 1 and not why else why
+        both = (f"{len(shared(*pair, n))} of {len(pair[0].asked(n))} images were asked about by both (thick frame)"
+                if len(pair) > 1 and not why else why)
         self.said.value = html.escape(plain(both))
         self.image.value = png(round_figure(pair, n, data))

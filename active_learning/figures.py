@@ -17,9 +17,13 @@ from .measures import STRATEGIES
 
 # %% ../nbs/09_figures.ipynb #bdcfbed8
 COLOURS = dict(zip(STRATEGIES, ("#7a7a7a", "#0072b2", "#e69f00", "#d55e00", "#009e73")))
-CLASS_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8c510a", "#999999")
-LABELS = {"round": "round", "labels": "labels revealed (different images)", "test_accuracy": "test accuracy", "val_accuracy": "validation accuracy",
-          "train_accuracy": "accuracy on the images just trained on", "test_loss": "test loss (nats)", "train_loss": "training loss (nats)", "accuracy": "test accuracy"}
+CLASS_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442",
+                 "#0072b2", "#d55e00", "#cc79a7", "#8c510a", "#999999")
+LABELS = {"round": "round", "labels": "labels revealed (different images)",
+          "test_accuracy": "test accuracy", "val_accuracy": "validation accuracy",
+          "train_accuracy": "accuracy on the images just trained on",
+          "test_loss": "test loss (nats)", "train_loss": "training loss (nats)",
+          "accuracy": "test accuracy"}
 
 
 def title(
@@ -31,7 +35,8 @@ def title(
 # %% ../nbs/09_figures.ipynb #ef0c6ae3
 def _whole(ax):
     "Whole numbers along the horizontal axis."
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True)); ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def curves(
@@ -60,7 +65,10 @@ def class_curves(
         for _, one in own.groupby("seed"): ax.plot(one["round"], one.accuracy, color=colour, lw=0.5, alpha=0.3)
         mean = own.groupby("round").accuracy.mean()
         ax.plot(mean.index, mean, color=colour, lw=1.6, label=name)
-    ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02)); _whole(ax); ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02))
+    _whole(ax)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
 
 # %% ../nbs/09_figures.ipynb #e776084b
@@ -90,7 +98,8 @@ def image_grid(
     return fig
 
 # %% ../nbs/09_figures.ipynb #d9086390
-STYLE = {"figure.dpi": 100, "savefig.dpi": 110, "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "svg.hashsalt": "active_learning"}
+STYLE = {"figure.dpi": 100, "savefig.dpi": 110, "font.family": "DejaVu Sans", "font.size": 9,
+         "axes.titlesize": 9, "svg.hashsalt": "active_learning"}
 
 
 def behind(
@@ -109,7 +118,10 @@ def reach(
     end,  # the last published epoch, or 0
 ):
     "Show all rounds; beyond ours on a logarithmic scale where the published curve is far longer."
-    if end > 4 * rounds: ax.set_xscale("symlog", linthresh=rounds, linscale=0.9); ax.minorticks_off(); ax.set_xticks([t for t in (0, rounds, 10 * rounds) if t < end / 1.5] + [end])
+    if end > 4 * rounds:
+        ax.set_xscale("symlog", linthresh=rounds, linscale=0.9)
+        ax.minorticks_off()
+        ax.set_xticks([t for t in (0, rounds, 10 * rounds) if t < end / 1.5] + [end])
     ax.xaxis.set_major_formatter("{x:g}"); ax.set_xlim(0, max(rounds, end) * 1.01)
 
 # %% ../nbs/09_figures.ipynb #35bc8163
@@ -118,7 +130,9 @@ def stripe(
 ):
     "Turn the bold lines of the four measures into stripes of one line."
     bold = [line for line in ax.lines if line.get_linewidth() > 2 and line.get_color() != COLOURS["random"]]
-    for i, line in enumerate(bold): line.set_linestyle((5 * i, (5, 5 * (len(bold) - 1)))); line.set_dash_capstyle("butt")
+    for i, line in enumerate(bold):
+        line.set_linestyle((5 * i, (5, 5 * (len(bold) - 1))))
+        line.set_dash_capstyle("butt")
 
 
 def paper_curves(
@@ -138,11 +152,19 @@ def paper_curves(
     loss = y.endswith("loss")
     behind(left.twinx() if loss else left, published)
     reach(left, frame["round"].max(), published.epoch.max() if len(published) else 0)
-    if loss: fig.axes[-1].set_ylabel("as published (negative, dashed)", fontsize=8); fig.axes[-1].spines["top"].set_visible(False)
-    else: left.set_ylim(0, 1.02)
-    left.set_xlabel("epoch (one round of asking and training)"); right.set_ylabel(""); fig.suptitle(heading, fontsize=10.5); left.set_title(note, loc="left", fontsize=8, color="#444444")
-    swatches = [Line2D([], [], color=h.get_color(), lw=2.2) for h in handles] + [Line2D([], [], color="#444444", lw=1.1, ls=(0, (4, 2)))] * (len(published) > 0)
-    fig.legend(swatches, names + ["published, mean of 3"] * (len(published) > 0), loc="outside lower center", ncols=6, frameon=False, fontsize=7.5, columnspacing=1.2, handlelength=1.8)
+    if loss:
+        fig.axes[-1].set_ylabel("as published (negative, dashed)", fontsize=8)
+        fig.axes[-1].spines["top"].set_visible(False)
+    else:
+        left.set_ylim(0, 1.02)
+    left.set_xlabel("epoch (one round of asking and training)")
+    right.set_ylabel("")
+    fig.suptitle(heading, fontsize=10.5)
+    left.set_title(note, loc="left", fontsize=8, color="#444444")
+    swatches = ([Line2D([], [], color=h.get_color(), lw=2.2) for h in handles]
+                + [Line2D([], [], color="#444444", lw=1.1, ls=(0, (4, 2)))] * (len(published) > 0))
+    fig.legend(swatches, names + ["published, mean of 3"] * (len(published) > 0), loc="outside lower center",
+               ncols=6, frameon=False, fontsize=7.5, columnspacing=1.2, handlelength=1.8)
     return fig
 
 # %% ../nbs/09_figures.ipynb #eb504056
@@ -157,8 +179,11 @@ def paper_classes(
     class_curves(left, frame); left.get_legend().remove()
     class_curves(right, published.rename(columns={"epoch": "round", "value": "accuracy"}).assign(seed=0))
     right.set(ylabel="", xlabel="epoch"); right.set_title("as published", loc="left", fontsize=8, color="#444444")
-    left.set_xlabel("epoch (one round of asking and training)"); left.set_title(note, loc="left", fontsize=8, color="#444444"); left.set_xlim(0, frame["round"].max() * 1.01)
-    left.xaxis.get_major_locator().set_params(integer=True); fig.suptitle(heading, fontsize=10.5)
+    left.set_xlabel("epoch (one round of asking and training)")
+    left.set_title(note, loc="left", fontsize=8, color="#444444")
+    left.set_xlim(0, frame["round"].max() * 1.01)
+    left.xaxis.get_major_locator().set_params(integer=True)
+    fig.suptitle(heading, fontsize=10.5)
     return fig
 
 # %% ../nbs/09_figures.ipynb #f2dcebf4
@@ -169,7 +194,9 @@ def class_columns(
 ):  # the figure
     "A column of images for each class."
     rows = max(map(len, images.values()))
-    fig, axes = plt.subplots(rows, len(images), figsize=(8.6, 0.86 * rows + 0.9), squeeze=False, gridspec_kw=dict(wspace=0.06, hspace=0.06, left=0.01, right=0.99, bottom=0.01, top=1 - 0.87 / (0.86 * rows + 0.9)))
+    fig, axes = plt.subplots(rows, len(images), figsize=(8.6, 0.86 * rows + 0.9), squeeze=False,
+                             gridspec_kw=dict(wspace=0.06, hspace=0.06, left=0.01, right=0.99, bottom=0.01,
+                                              top=1 - 0.87 / (0.86 * rows + 0.9)))
     for ax in axes.flat: ax.axis("off")
     for column, (name, own) in zip(axes.T, images.items()):
         for i, (ax, image) in enumerate(zip(column, own)): show_image(ax, image, captions[name] if i == 0 else "")
@@ -186,17 +213,27 @@ def toy_panels(
     fig, axes = plt.subplots(1, 4, figsize=(8.6, 2.7), layout="constrained", width_ratios=(1, 1, 1, 1.05))
     for ax, method in zip(axes, ("", "random", "chosen")):
         for c, colour, mark in ((0, "#009e73", "o"), (1, "#d55e00", "^")):
-            own = points[points["class"].astype(int) == c]; lit = own[own[method] == 1] if method else own
+            own = points[points["class"].astype(int) == c]
+            lit = own[own[method] == 1] if method else own
             if method: ax.scatter(own.x, own.y, s=5, color="#dddddd", marker=mark, lw=0)
-            ax.scatter(lit.x, lit.y, s=22 if method else 7, color=colour, marker=mark, lw=0.3, edgecolor="white", zorder=3)
-        ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], title=f"{len(points)} points, two classes", xlabel="$x_1$"); ax.set_aspect("equal", "datalim")
+            ax.scatter(lit.x, lit.y, s=22 if method else 7, color=colour, marker=mark,
+                       lw=0.3, edgecolor="white", zorder=3)
+        ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], title=f"{len(points)} points, two classes", xlabel="$x_1$")
+        ax.set_aspect("equal", "datalim")
         if method:
-            d = draws[(draws.method == method) & (draws["draw"] == 0)].iloc[0]; ax.axline((-d.c / d.a, 0), (-(d.c + d.b) / d.a, 1), color="#0072b2", lw=1.6)
-            ax.set_title(f"{int(points[method].sum())} {'random' if method == 'random' else 'chosen'} labels: {d.accuracy:.1%}")
+            d = draws[(draws.method == method) & (draws["draw"] == 0)].iloc[0]
+            ax.axline((-d.c / d.a, 0), (-(d.c + d.b) / d.a, 1), color="#0072b2", lw=1.6)
+            ax.set_title(f"{int(points[method].sum())} {'random' if method == 'random' else 'chosen'} labels: "
+                         f"{d.accuracy:.1%}")
     for i, (method, colour) in enumerate((("random", "#7a7a7a"), ("chosen", "#0072b2"))):
         v = draws[draws.method == method].accuracy.sort_values().to_numpy()
-        axes[3].scatter(i + 0.28 * ((pd.RangeIndex(len(v)) * 0.618) % 1 - 0.5), v, s=8, color=colour, alpha=0.6, lw=0); axes[3].plot([i - 0.3, i + 0.3], [v.mean()] * 2, color="black", lw=1.6)
-    axes[3].set(xticks=[0, 1], xticklabels=["random", "chosen"], xlim=(-0.6, 1.6), title=f"accuracy, {draws['draw'].nunique()} draws"); axes[3].grid(alpha=0.25, axis="y"); axes[0].set_ylabel("$x_2$"); fig.suptitle(note, fontsize=10.5)
+        axes[3].scatter(i + 0.28 * ((pd.RangeIndex(len(v)) * 0.618) % 1 - 0.5), v, s=8, color=colour, alpha=0.6, lw=0)
+        axes[3].plot([i - 0.3, i + 0.3], [v.mean()] * 2, color="black", lw=1.6)
+    axes[3].set(xticks=[0, 1], xticklabels=["random", "chosen"], xlim=(-0.6, 1.6),
+                title=f"accuracy, {draws['draw'].nunique()} draws")
+    axes[3].grid(alpha=0.25, axis="y")
+    axes[0].set_ylabel("$x_2$")
+    fig.suptitle(note, fontsize=10.5)
     return fig
 
 # %% ../nbs/09_figures.ipynb #439bc41f
@@ -216,10 +253,13 @@ def selection_panels(
     "Bars of classes on the left, repetition against rounds on the right."
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3), layout="constrained", width_ratios=(1.7, 1))
     for i, name in enumerate([s for s in STRATEGIES if s in share.index]):
-        left.bar([x + 0.16 * (i - 2) for x in range(share.shape[1])], share.loc[name], 0.15, color=COLOURS[name], label=title(name))
+        left.bar([x + 0.16 * (i - 2) for x in range(share.shape[1])], share.loc[name], 0.15,
+                 color=COLOURS[name], label=title(name))
         right.plot(again.index, again[name], color=COLOURS[name], marker="o", ms=3)
-    left.set_xticks(range(share.shape[1]), share.columns, rotation=0 if max(map(len, share.columns)) < 3 else 30); left.set(ylabel="share of what was asked", xlabel="class")
-    right.set(xlabel="round", ylabel="share asked for before", ylim=(-0.02, 1.02)); right.xaxis.get_major_locator().set_params(integer=True)
+    left.set_xticks(range(share.shape[1]), share.columns, rotation=0 if max(map(len, share.columns)) < 3 else 30)
+    left.set(ylabel="share of what was asked", xlabel="class")
+    right.set(xlabel="round", ylabel="share asked for before", ylim=(-0.02, 1.02))
+    right.xaxis.get_major_locator().set_params(integer=True)
     for ax in (left, right): ax.spines[["top", "right"]].set_visible(False); ax.grid(alpha=0.25, axis="y")
     fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return fig

@@ -66,7 +66,9 @@ def keep(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write)
-    except OSError as e: warnings.warn(f"{path} cannot be written ({e}); the work behind it will be done again next time", stacklevel=3)
+    except OSError as e:
+        warnings.warn(f"{path} cannot be written ({e}); the work behind it will be done again next time",
+                      stacklevel=3)
 
 # %% ../nbs/02_files.ipynb #66a8786d
 def _known(index):
@@ -88,10 +90,12 @@ def digests(
     "SHA-256 of each file, from the index where size and time are unchanged. Raises ValueError for what is not a file."
     index = cache_dir() / "index" / (hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24] + ".json")
     known, stats = _known(index), {f: os.stat(folder / f) for f in files}
-    if odd := [f for f, s in stats.items() if not stat.S_ISREG(s.st_mode)]: raise ValueError(f"{str(folder / odd[0])!r} is not a regular file; remove it")
+    if odd := [f for f, s in stats.items() if not stat.S_ISREG(s.st_mode)]:
+        raise ValueError(f"{str(folder / odd[0])!r} is not a regular file; remove it")
     fresh = [f for f, s in stats.items() if known.get(f, [])[:2] != [s.st_size, s.st_mtime_ns]]
     with ThreadPoolExecutor() as pool:
-        for f, d in zip(fresh, pool.map(lambda f: _digest(folder / f), fresh)): known[f] = [stats[f].st_size, stats[f].st_mtime_ns, d]
+        for f, d in zip(fresh, pool.map(lambda f: _digest(folder / f), fresh)):
+            known[f] = [stats[f].st_size, stats[f].st_mtime_ns, d]
     if fresh: keep(index, lambda f: f.write(json.dumps(known).encode()))
     return [known[f][2] for f in files]
 
@@ -120,5 +124,7 @@ def read_sealed(
 ):  # the state, on the processor
     "Read a state. Raises ValueError that names the file where its content is not what was written."
     raw = Path(path).read_bytes()
-    if hashlib.sha256(raw[64:]).hexdigest().encode() != raw[:64]: raise ValueError(f"{path} is damaged: its content does not match the SHA-256 it begins with; bring back a copy or make it anew")
+    if hashlib.sha256(raw[64:]).hexdigest().encode() != raw[:64]:
+        raise ValueError(f"{path} is damaged: its content does not match the SHA-256 it begins with; "
+                         "bring back a copy or make it anew")
     return torch.load(io.BytesIO(raw[64:]), map_location="cpu", weights_only=True)

@@ -40,14 +40,18 @@ def class_names(
     classes,  # "cat, dog", a list, or "" for the names of the folders
     folder=None,  # `Path` to look for class folders in
 ):  # list of str
-    "The classes to choose from. Raises ValueError for fewer than two, for one named twice and for one that cannot be printed."
+    "The classes to choose from. Raises ValueError for fewer than two, one named twice, one that cannot be printed."
     names = [str(c).strip() for c in (classes.split(",") if isinstance(classes, str) else classes)]
     names = [c for c in names if c]
     if not names and folder:
         top = either(folder, "train", "Training") or folder
-        names = sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name.lower() not in ("unlabelled", "test"))
-    if len(set(names)) < 2 or len(set(names)) < len(names): raise ValueError(f"classes = {classes!r}: name at least two different classes, such as classes = \"cat, dog\"")
-    if bad := [c for c in names if not c.isprintable()]: raise ValueError(f"class {bad[0]!r} cannot be printed; choose another name")
+        names = sorted(p.name for p in top.iterdir()
+                       if p.is_dir() and not p.name.startswith(".") and p.name.lower() not in ("unlabelled", "test"))
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"classes = {classes!r}: name at least two different classes, "
+                         "such as classes = \"cat, dog\"")
+    if bad := [c for c in names if not c.isprintable()]:
+        raise ValueError(f"class {bad[0]!r} cannot be printed; choose another name")
     return names
 
 # %% ../nbs/10_folder.ipynb #f5917c0c
@@ -92,10 +96,12 @@ def survey(
     where = [_place(f, classes) for f in files]
     labels = torch.tensor([classes.index(c) if c else -1 for _, c in where], dtype=torch.int64)
     held = torch.tensor([h and c is not None for h, c in where], dtype=torch.bool)
-    if not held.any() and (labels >= 0).sum() >= 10: held[(labels >= 0).nonzero()[:, 0][split(labels[labels >= 0], 0.2)[1]]] = True
+    if not held.any() and (labels >= 0).sum() >= 10:
+        held[(labels >= 0).nonzero()[:, 0][split(labels[labels >= 0], 0.2)[1]]] = True
     whole = Part(images, labels, tuple(files))
     pool = whole.take((~held).nonzero()[:, 0])
-    data = Data(root.name, tuple(classes), pool, whole.take(torch.empty(0, dtype=torch.int64)), whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root))
+    data = Data(root.name, tuple(classes), pool, whole.take(torch.empty(0, dtype=torch.int64)),
+                whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root))
     return Survey(root, data, {**broken, **refused})
 
 # %% ../nbs/10_folder.ipynb #410eb8d4
@@ -110,5 +116,7 @@ def demo_folder(
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
         path = folder / f"{i:04d}.png"
-        if not path.exists(): Image.fromarray((raw.images[i] * (255 / 16)).round().astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+        if not path.exists():
+            (Image.fromarray((raw.images[i] * (255 / 16)).round().astype(np.uint8))
+             .resize((64, 64), Image.Resampling.BICUBIC).save(path))
     return folder

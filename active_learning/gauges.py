@@ -23,9 +23,14 @@ def curve(
     low, high = points[0][0], max(points[-1][0], points[0][0] + 1)
     place = lambda x, y: (34 + (x - low) / (high - low) * (width - 46), height - 26 - y * (height - 36))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in points))
-    rules = "".join(f'<path d="M34 {place(low, y)[1]:.1f}H{width - 12}" stroke="#8886"/><text x="30" y="{place(low, y)[1] + 4:.1f}" text-anchor="end">{y:.0%}</text>' for y in (0, 0.5, 1))
-    ends = f'<text x="34" y="{height - 8}">{low}</text><text x="{width - 12}" y="{height - 8}" text-anchor="end">{high} labels</text>'
-    return f'<svg width="{width}" height="{height}" role="img" aria-label="held-out accuracy" font-size="11" fill="currentColor" font-family="sans-serif">{rules}{ends}<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>'
+    rules = "".join(
+        f'<path d="M34 {place(low, y)[1]:.1f}H{width - 12}" stroke="#8886"/>'
+        f'<text x="30" y="{place(low, y)[1] + 4:.1f}" text-anchor="end">{y:.0%}</text>' for y in (0, 0.5, 1))
+    ends = (f'<text x="34" y="{height - 8}">{low}</text>'
+            f'<text x="{width - 12}" y="{height - 8}" text-anchor="end">{high} labels</text>')
+    return (f'<svg width="{width}" height="{height}" role="img" aria-label="held-out accuracy" font-size="11" '
+            f'fill="currentColor" font-family="sans-serif">{rules}{ends}'
+            f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/></svg>')
 
 
 def figures(
@@ -34,9 +39,12 @@ def figures(
     "Labels, speed and accuracy in one line."
     known, own = session.known(), session.log.records
     labels = sum(c is not None for c, _ in known.values())
-    times = [datetime.fromisoformat(r["time"]).timestamp() for r in own if r["action"] in ("label", "none", "skip") and not r["detail"]]
+    times = [datetime.fromisoformat(r["time"]).timestamp() for r in own
+             if r["action"] in ("label", "none", "skip") and not r["detail"]]
     speed = pace(times)
-    said = [f"{labels} labels given", f"{len(session.given)} by folder" if session.given else "", f"{len(known) - labels} skipped or none" if len(known) > labels else "",
+    said = [f"{labels} labels given",
+            f"{len(session.given)} by folder" if session.given else "",
+            f"{len(known) - labels} skipped or none" if len(known) > labels else "",
             "" if math.isnan(speed) else f"{speed:.0f} a minute"]
     if session.fits and (f := session.fits[-1]).held: said.append(f"right on {f.right} of {f.held} held-out images")
     return " · ".join(s for s in said if s)

@@ -46,10 +46,12 @@ def read_image(
     "Decode one image file of any kind. Raises ValueError naming the file where it cannot be decoded."
     try:
         with Image.open(path) as image:
-            if (n := image.width * image.height) > PIXELS: raise ValueError(f"it has {n:,} pixels, more than {PIXELS:,}")
+            if (n := image.width * image.height) > PIXELS:
+                raise ValueError(f"it has {n:,} pixels, more than {PIXELS:,}")
             return np.asarray(_rgb(image, size)).transpose(2, 0, 1)
     except Exception as e:  # PIL raises many kinds, from OSError to struct.error, for a damaged file
-        raise ValueError(f"{str(path)!r} cannot be read as an image ({type(e).__name__}: {e}); mend or remove it") from e
+        raise ValueError(f"{str(path)!r} cannot be read as an image ({type(e).__name__}: {e}); "
+                         "mend or remove it") from e
 
 # %% ../nbs/02_images.ipynb #0997ffaf
 CACHE_VERSION = 2
@@ -125,12 +127,19 @@ def check_classes(
     rows,  # of the manifest
 ):
     "Raise ValueError where there are not two classes, one is empty, or a name cannot be written down."
-    if torn := [c for _, _, c, _ in rows if "," in c or c != c.strip() or not c.isprintable()]: raise ValueError(f"class {torn[0]!r} in {path}: a name must be printable, without commas and without spaces at its ends; rename the folder")
+    if torn := [c for _, _, c, _ in rows if "," in c or c != c.strip() or not c.isprintable()]:
+        raise ValueError(f"class {torn[0]!r} in {path}: a name must be printable, without commas "
+                         "and without spaces at its ends; rename the folder")
     sizes = {}
     for _, _, c, n in rows: sizes[c] = sizes.get(c, 0) + n
-    if not sum(sizes.values()): raise ValueError(f"no images in the class folders of {path}; expected a folder per class holding {' '.join(IMAGE_FILES)}")
-    if empty := [c for c, n in sizes.items() if n < 2]: raise ValueError(f"class {', '.join(map(repr, empty))} in {path} has fewer than 2 images; add some or remove the folder")
-    if len(sizes) < 2: raise ValueError(f"one class only, {next(iter(sizes))!r}, in {path}; at least two are needed")
+    if not sum(sizes.values()):
+        raise ValueError(f"no images in the class folders of {path}; "
+                         f"expected a folder per class holding {' '.join(IMAGE_FILES)}")
+    if empty := [c for c, n in sizes.items() if n < 2]:
+        raise ValueError(f"class {', '.join(map(repr, empty))} in {path} has fewer than 2 images; "
+                         "add some or remove the folder")
+    if len(sizes) < 2:
+        raise ValueError(f"one class only, {next(iter(sizes))!r}, in {path}; at least two are needed")
 
 # %% ../nbs/02_images.ipynb #69dd6457
 def say_sizes(
@@ -142,4 +151,6 @@ def say_sizes(
     found = set()
     for f in files[:: max(1, len(files) // 200)]:
         with Image.open(root / f) as image: found.add(image.size)
-    if len(found) > 1: warnings.warn(f"images of {len(found)} sizes, among them {sorted(found)[:3]}, were resized to {size}×{size}", stacklevel=3)
+    if len(found) > 1:
+        warnings.warn(f"images of {len(found)} sizes, among them {sorted(found)[:3]}, "
+                      f"were resized to {size}×{size}", stacklevel=3)

@@ -30,12 +30,17 @@ class Labeller:
         out="",  # folder for exports; "" = beside the images' folder, named <folder>-labelled
     ):
         (w,) = needs("ipywidgets")
-        self.session, self.grid, self.out = session, int(grid), Path(out).expanduser() if out else session.root.with_name(session.root.name + "-labelled")
+        self.session, self.grid, self.out = (
+            session, int(grid),
+            Path(out).expanduser() if out else session.root.with_name(session.root.name + "-labelled"))
         self.page, self.shown, self.drawn = {}, 0, {}  # tile: file, tiles so far, file: its picture being drawn
         self.artist, self.clerk = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "exports")
-        self.board = board_class()(classes=[plain(c) for c in session.classes], letters=list(KEYS[:len(session.classes)]), guess=show_guess)
+        self.board = board_class()(classes=[plain(c) for c in session.classes],
+                                   letters=list(KEYS[:len(session.classes)]), guess=show_guess)
         self.board.on_msg(self.heard)
-        self.bar, self.line, self.side, self.said = w.IntProgress(max=len(session.shuffled) - len(session.given), layout=w.Layout(width="260px")), w.HTML(), w.HTML(), w.HTML()
+        self.bar, self.line, self.side, self.said = (
+            w.IntProgress(max=len(session.shuffled) - len(session.given), layout=w.Layout(width="260px")),
+            w.HTML(), w.HTML(), w.HTML())
         self.box = w.VBox([w.HBox([self.bar, self.line]), self.board, self.side, self.exports(w), self.said])
         try: self.loop = asyncio.get_running_loop()
         except RuntimeError: self.loop = None
@@ -51,7 +56,9 @@ class Labeller:
 
         display(self.box)
 
-    def say(self, text, wrong=False): self.said.value = f'<div role="status" style="color:{"#b3261e" if wrong else "inherit"}">{html.escape(plain(text))}</div>'
+    def say(self, text, wrong=False):
+        self.said.value = (f'<div role="status" style="color:{"#b3261e" if wrong else "inherit"}">'
+                           f'{html.escape(plain(text))}</div>')
 
 # %% ../nbs/14_labeller.ipynb #662c7d05
 def _next_page(self: Labeller, first=()):
@@ -68,9 +75,12 @@ def _sketch(self: Labeller):
     "Have the pictures of this page drawn, then those of the next two; what else was waiting is dropped."
     page = list(self.page.values())
     wanted = [*page, *self.session.ask(2 * self.grid, besides=page)]
-    for f in [f for f, job in self.drawn.items() if f not in wanted and (job.cancel() or len(self.drawn) > 500)]: del self.drawn[f]
+    for f in [f for f, job in self.drawn.items()
+              if f not in wanted and (job.cancel() or len(self.drawn) > 500)]:
+        del self.drawn[f]
     for f in wanted:
-        if f not in self.drawn and f not in self.session.broken: self.drawn[f] = self.artist.submit(picture, self.session.root / f)
+        if f not in self.drawn and f not in self.session.broken:
+            self.drawn[f] = self.artist.submit(picture, self.session.root / f)
     late = [self.drawn[f] for f in page if f in self.drawn and not self.drawn[f].done()]
     for job in late: job.add_done_callback(lambda job: job.cancelled() or self.soon(self.draw))
 
@@ -119,7 +129,8 @@ def _tell(self: Labeller):
     busy = " · training …" if s.pending and not s.pending.done() else ""
     word = f"<b>You could stop here:</b> {html.escape(why)}." if stop else f"Go on: {html.escape(why)}."
     self.bar.value, self.line.value = len(known), html.escape(plain(figures(s) + busy))
-    self.side.value = f'<div style="display:flex;gap:16px;align-items:center;line-height:1.4">{curve(s.fits)}<div>{word}<br>{html.escape(plain(s.trouble))}</div></div>'
+    self.side.value = (f'<div style="display:flex;gap:16px;align-items:center;line-height:1.4">{curve(s.fits)}'
+                       f'<div>{word}<br>{html.escape(plain(s.trouble))}</div></div>')
 
 
 Labeller.tile, Labeller.draw, Labeller.tell = _tile, _draw, _tell
@@ -139,7 +150,8 @@ def _obey(self: Labeller, wish):  # files to show first
     if wish.get("action") == "undo": return [f] if (f := self.session.undo()) else []
     file, choice = self.page.get(wish.get("tile")), wish.get("choice")
     if file is None or file in self.session.answers(): return []
-    label = self.session.classes[choice] if wish.get("action") == "label" and choice in range(len(self.session.classes)) else None
+    label = (self.session.classes[choice]
+             if wish.get("action") == "label" and choice in range(len(self.session.classes)) else None)
     self.session.answer(file, label, wish.get("action"))
     return []
 
@@ -155,15 +167,20 @@ Labeller.heard, Labeller.obey, Labeller.trained = _heard, _obey, _trained
 def _exports(self: Labeller, w):
     "A row of buttons for what `13_exchange` does."
     stamp = lambda name: self.out / f"{time.strftime('%Y%m%d-%H%M%S')}{name}"
-    ways = {"Export CSV": (export_csv, ".csv"), "Export folders": (export_folders, "-images"), "Export for Label Studio": (export_label_studio, ".json")}
+    ways = {"Export CSV": (export_csv, ".csv"),
+            "Export folders": (export_folders, "-images"),
+            "Export for Label Studio": (export_label_studio, ".json")}
     row = []
     for name, (way, ending) in ways.items():
         b = w.Button(description=name, layout=w.Layout(width="auto"))
-        b.on_click(lambda _, way=way, ending=ending: self.do(lambda p=stamp(ending): f"{way(self.session, p)} images written to {p}"))
+        b.on_click(lambda _, way=way, ending=ending: self.do(
+            lambda p=stamp(ending): f"{way(self.session, p)} images written to {p}"))
         row.append(b)
     path = w.Text(placeholder="a CSV, or Label Studio's JSON", layout=w.Layout(width="240px"))
     b = w.Button(description="Import", layout=w.Layout(width="auto"))
-    b.on_click(lambda _: self.do(lambda name=path.value: f"{(import_label_studio if name.endswith('.json') else import_csv)(self.session, Path(name).expanduser())} new labels from {name}"))
+    b.on_click(lambda _: self.do(lambda name=path.value: (
+        f"{(import_label_studio if name.endswith('.json') else import_csv)(self.session, Path(name).expanduser())} "
+        f"new labels from {name}")))
     return w.HBox([*row, path, b], layout=w.Layout(flex_flow="row wrap"))
 
 
@@ -175,7 +192,9 @@ def _do(self: Labeller, what):
 
 def _did(self: Labeller, job):
     "Say what came of it; new labels may have come with it."
-    if e := job.exception(): self.say(e if isinstance(e, (ValueError, OSError, RuntimeError)) else f"{type(e).__name__}: {e}", wrong=True)
+    if e := job.exception():
+        self.say(e if isinstance(e, (ValueError, OSError, RuntimeError)) else f"{type(e).__name__}: {e}",
+                 wrong=True)
     else: self.say(job.result())
     self.session.train(); self.next_page()
 

@@ -54,8 +54,11 @@ class Session(Desk):
     ):
         super().__init__(folder, classes, labeller, seed, check_every, size)
         self.start, self.step = start, step
-        self.learner = Learner(self.data, strategy, seed, batch_size=batch_size, learning_rate=learning_rate, epochs=epochs, retrain=True, device=device)
-        self.settings = dict(classes=self.classes, strategy=strategy, seed=seed, start=start, step=step, check_every=check_every, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        self.learner = Learner(self.data, strategy, seed, batch_size=batch_size, learning_rate=learning_rate,
+                               epochs=epochs, retrain=True, device=device)
+        self.settings = dict(classes=self.classes, strategy=strategy, seed=seed, start=start, step=step,
+                             check_every=check_every, size=size, epochs=epochs, batch_size=batch_size,
+                             learning_rate=learning_rate)
         self.log.append("start", detail=self.settings)
         self.fits, self.asked_at, self.trouble, self.pending, self.on_fit = [], 0, "", None, lambda: None
         self.worker = ThreadPoolExecutor(1, "training")
@@ -78,12 +81,14 @@ def even(
 # %% ../nbs/11_labelling.ipynb #bf3ad775
 def _digest(self: Session, lesson):
     "SHA-256 over the files and labels of a lesson."
-    return hashlib.sha256(json.dumps([(self.data.train.files[i], self.classes[c]) for i, c in sorted(lesson.items())]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([(self.data.train.files[i], self.classes[c])
+                                      for i, c in sorted(lesson.items())]).encode()).hexdigest()
 
 
 def _score(self: Session, known, p, held):
     "Held-out images it gets right, how many there are, and the agreement with the fit before."
-    m = measure(self.learner.trainer.predict(self.data.test.images), self.data.test.labels)["accuracy"] if len(self.data.test) else 0
+    m = (measure(self.learner.trainer.predict(self.data.test.images), self.data.test.labels)["accuracy"]
+         if len(self.data.test) else 0)
     right = round(m * len(self.data.test)) + sum(int(p[i].argmax() == c) for i, c in held.items())
     rest = [i for f, i in self.place.items() if f not in known]
     kappa = agreement(p[rest].argmax(1), self.fits[-1].probabilities[rest].argmax(1)) if self.fits else float("nan")
@@ -100,7 +105,8 @@ def _study(self: Session, known, n):
     self.learner.fit()
     p = torch.softmax(self.learner.trainer.predict(self.data.train.images), 1).numpy()
     rank = [self.data.train.files[i] for i in self.learner.query(len(self.learner.candidates()))]
-    return Fit(sum(c is not None for c, _ in known.values()), rank, p, *self.score(known, p, held), time.perf_counter() - begun)
+    return Fit(sum(c is not None for c, _ in known.values()), rank, p, *self.score(known, p, held),
+               time.perf_counter() - begun)
 
 
 Session.digest, Session.score, Session.study = _digest, _score, _study
@@ -147,12 +153,14 @@ def replay(
     session,  # a `Session`
     all=False,  # go through every training of the log, not only the last
 ):  # the last `Fit`, or None where the log has none
-    "Bring back the model of a recorded session. Raises ValueError where the folder is no longer what it was trained on."
+    "Bring back the model of a recorded session. Raises ValueError where the folder is not what it was trained on."
     records = session.log.records
     fits = [json.loads(r["detail"]) for r in records if r["action"] == "fit"]
     for n, past in list(enumerate(fits))[0 if all else -1:]:
         known = session.known(past["known"])
-        if session.digest(session.lesson(known)[0]) != past["lesson"]: raise ValueError(f"training {n + 1} of {session.log.path.name} knew other labels than there are now: a class folder, the classes or check_every changed since")
+        if session.digest(session.lesson(known)[0]) != past["lesson"]:
+            raise ValueError(f"training {n + 1} of {session.log.path.name} knew other labels than there are now: "
+                             "a class folder, the classes or check_every changed since")
         session.fits.append(session.study(known, n))
         session.asked_at = len(known)
     return session.fits[-1] if fits else None

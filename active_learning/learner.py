@@ -67,7 +67,8 @@ class Learner:
         self.granularity = _choice("granularity", granularity, GRANULARITIES)
         self.norm = _choice("norm", norm, NORMS)
         own = paper_values(data)
-        self.batch_size, self.learning_rate = int(batch_size) or own["batch_size"], learning_rate or own["learning_rate"]
+        self.batch_size, self.learning_rate = (int(batch_size) or own["batch_size"],
+                                               learning_rate or own["learning_rate"])
         self.momentum, self.weight_decay = momentum, own["weight_decay"]
         self.epochs, self.retrain, self.device, self.precision = epochs, retrain, device, precision
         self.taught = torch.full((len(data.train),), -1)  # the labels it was told; -1 where it was not
@@ -79,7 +80,8 @@ class Learner:
     def restart(self):
         "Start from the seed's initial weights."
         net = build(self.data.shape, len(self.data.classes), self.norm, stream(self.seed, "weights"))
-        self.trainer = Trainer(net, self.data.mean, self.data.std, self.learning_rate, self.momentum, self.weight_decay, self.device, self.precision)
+        self.trainer = Trainer(net, self.data.mean, self.data.std, self.learning_rate, self.momentum,
+                               self.weight_decay, self.device, self.precision)
 
     @property
     def labels(self): return int((self.taught >= 0).sum())
@@ -101,7 +103,8 @@ def _query(
     self.queries += 1
     self.asked_scores = self.asked_guesses = None
     if self.strategy == "random": return candidates[torch.from_numpy(draw(len(candidates), k, seed))].numpy()
-    place, scores, self.asked_guesses = (_shortlisted if _rough(self, len(candidates), k) else _ranked)(self, candidates, k, seed)
+    place, scores, self.asked_guesses = (_shortlisted if _rough(self, len(candidates), k) else _ranked)(
+        self, candidates, k, seed)
     self.asked_scores = scores.numpy()
     return candidates[place].numpy()
 
@@ -116,7 +119,8 @@ def _ranked(learner, candidates, k, seed):
     "Places, scores and guesses of the k best, with every candidate scored in float32."
     logits = learner.trainer.predict(learner.data.train.images, None if learner.protocol == "resample" else candidates)
     scores = uncertainty(logits, learner.strategy)
-    place = select(scores, k, seed) if learner.granularity == "sample" else torch.from_numpy(select_batches(scores, k, learner.batch_size, seed))
+    place = (select(scores, k, seed) if learner.granularity == "sample"
+             else torch.from_numpy(select_batches(scores, k, learner.batch_size, seed)))
     return place, scores[place], logits[place].argmax(1).numpy()
 
 
@@ -130,7 +134,8 @@ def _shortlisted(learner, candidates, k, seed):
         return uncertainty(logits, learner.strategy)
 
     def glance():
-        logits = learner.trainer.predict(images, None if learner.protocol == "resample" else candidates, learner.trainer.dtype)
+        logits = learner.trainer.predict(images, None if learner.protocol == "resample" else candidates,
+                                         learner.trainer.dtype)
         return uncertainty(logits, learner.strategy)
 
     place, scores, learner.looked = learner.memory.best(candidates, glance, exact, k, seed)
@@ -147,10 +152,14 @@ def _teach(
 ):
     "Tell it labels. Raises ValueError for places or labels out of range."
     indices, labels = torch.as_tensor(np.asarray(indices, np.int64)), torch.as_tensor(np.asarray(labels, np.int64))
-    if indices.shape != labels.shape or indices.ndim != 1: raise ValueError(f"{tuple(indices.shape)} indices but {tuple(labels.shape)} labels; one label for each index is needed")
+    if indices.shape != labels.shape or indices.ndim != 1:
+        raise ValueError(f"{tuple(indices.shape)} indices but {tuple(labels.shape)} labels; "
+                         "one label for each index is needed")
     n, c = len(self.taught), len(self.data.classes)
-    if (bad := (indices < 0) | (indices >= n)).any(): raise ValueError(f"index {int(indices[bad][0])} is outside the pool, 0 to {n - 1}")
-    if (bad := (labels < 0) | (labels >= c)).any(): raise ValueError(f"label {int(labels[bad][0])} of index {int(indices[bad][0])} is outside 0 to {c - 1}")
+    if (bad := (indices < 0) | (indices >= n)).any():
+        raise ValueError(f"index {int(indices[bad][0])} is outside the pool, 0 to {n - 1}")
+    if (bad := (labels < 0) | (labels >= c)).any():
+        raise ValueError(f"label {int(labels[bad][0])} of index {int(indices[bad][0])} is outside 0 to {c - 1}")
     self.taught[indices] = labels
     self.current = indices
 
@@ -195,13 +204,16 @@ def _training_error(self: Learner):  # in [0, 1]
 Learner.evaluate, Learner.training_error = _evaluate, _training_error
 
 # %% ../nbs/05_learner.ipynb #448af45f
-SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learning_rate", "momentum", "norm", "epochs", "retrain", "device", "precision")
+SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learning_rate", "momentum", "norm",
+            "epochs", "retrain", "device", "precision")
 
 
 def _state(self: Learner):  # dict of tensors, numbers and strings
     "All it takes to go on."
-    return dict(settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes), taught=self.taught, current=self.current,
-                queries=self.queries, fits=self.fits, memory=(self.memory.scores, self.memory.trusted), model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
+    return dict(settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
+                taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
+                memory=(self.memory.scores, self.memory.trusted),
+                model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
 
 
 def _restore(
@@ -209,7 +221,8 @@ def _restore(
     state,  # what `state` gave
 ):  # itself
     "Take over a saved state."
-    if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes): raise ValueError("the saved learner belongs to other data: another pool size or other classes")
+    if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes):
+        raise ValueError("the saved learner belongs to other data: another pool size or other classes")
     self.taught, self.current, self.queries, self.fits = (state[k] for k in ("taught", "current", "queries", "fits"))
     self.memory.scores, self.memory.trusted = state.get("memory") or (self.memory.scores, 0)  # older files have none
     self.trainer.model.load_state_dict(state["model"])

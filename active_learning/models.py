@@ -33,16 +33,18 @@ def mnist_cnn(
 ):  # an `nn.Sequential` from (n, *shape) float images to (n, classes) logits
     """Two convolutions, a pooling layer, two linear layers.
 
-    Raises ValueError for an unknown norm or images smaller than 6×6. Source: Vo 2025, section 7.1; sizes from the 2020 code."""
+    Raises ValueError for an unknown norm or images under 6×6. Source: Vo 2025, section 7.1; sizes of the 2020 code."""
     channels, height, width = shape
-    if min(height, width) < 6: raise ValueError(f"images of {height}×{width} are too small for this network; at least 6×6")
+    if min(height, width) < 6:
+        raise ValueError(f"images of {height}×{width} are too small for this network; at least 6×6")
     flat = 64 * ((height - 4) // 2) * ((width - 4) // 2)
     return _chain(
         norm,
         ("conv1", nn.Conv2d(channels, 32, 3)), ("norm1", nn.BatchNorm2d(32)), ("relu1", nn.ReLU()),
         ("conv2", nn.Conv2d(32, 64, 3)), ("norm2", nn.BatchNorm2d(64)), ("pool", nn.MaxPool2d(2)), ("relu2", nn.ReLU()),
         ("drop1", nn.Dropout2d(0.25)), ("flatten", nn.Flatten()),
-        ("linear1", nn.Linear(flat, 128)), ("relu3", nn.ReLU()), ("drop2", nn.Dropout(0.5)), ("linear2", nn.Linear(128, classes)))
+        ("linear1", nn.Linear(flat, 128)), ("relu3", nn.ReLU()),
+        ("drop2", nn.Dropout(0.5)), ("linear2", nn.Linear(128, classes)))
 
 # %% ../nbs/03_models.ipynb #eaca4f25
 def fruits_cnn(
@@ -52,16 +54,22 @@ def fruits_cnn(
 ):  # an `nn.Sequential` from (n, *shape) float images to (n, classes) logits
     """Three convolutions, a pooling layer used twice, three linear layers.
 
-    Raises ValueError for an unknown norm or images smaller than 4×4. Source: Vo 2025, section 7.2; sizes from the 2020 code."""
+    Raises ValueError for an unknown norm or images under 4×4. Source: Vo 2025, section 7.2; sizes of the 2020 code."""
     channels, height, width = shape
-    if min(height, width) < 4: raise ValueError(f"images of {height}×{width} are too small for this network; at least 4×4")
+    if min(height, width) < 4:
+        raise ValueError(f"images of {height}×{width} are too small for this network; at least 4×4")
     return _chain(
         norm,
-        ("conv1", nn.Conv2d(channels, 28, 3, padding=1)), ("norm1", nn.BatchNorm2d(28)), ("pool1", nn.MaxPool2d(2)), ("relu1", nn.ReLU()),
-        ("conv2", nn.Conv2d(28, 35, 3, padding=1)), ("norm2", nn.BatchNorm2d(35)), ("pool2", nn.MaxPool2d(2)), ("relu2", nn.ReLU()),
-        ("conv3", nn.Conv2d(35, 16, 3, padding=1)), ("norm3", nn.BatchNorm2d(16)), ("relu3", nn.ReLU()), ("flatten", nn.Flatten()),
-        ("linear1", nn.Linear(16 * (height // 4) * (width // 4), 100)), ("relu4", nn.ReLU()), ("drop1", nn.Dropout(0.2)),
-        ("linear2", nn.Linear(100, 30)), ("norm4", nn.BatchNorm1d(30)), ("relu5", nn.ReLU()), ("drop2", nn.Dropout(0.3)),
+        ("conv1", nn.Conv2d(channels, 28, 3, padding=1)), ("norm1", nn.BatchNorm2d(28)),
+        ("pool1", nn.MaxPool2d(2)), ("relu1", nn.ReLU()),
+        ("conv2", nn.Conv2d(28, 35, 3, padding=1)), ("norm2", nn.BatchNorm2d(35)),
+        ("pool2", nn.MaxPool2d(2)), ("relu2", nn.ReLU()),
+        ("conv3", nn.Conv2d(35, 16, 3, padding=1)), ("norm3", nn.BatchNorm2d(16)),
+        ("relu3", nn.ReLU()), ("flatten", nn.Flatten()),
+        ("linear1", nn.Linear(16 * (height // 4) * (width // 4), 100)),
+        ("relu4", nn.ReLU()), ("drop1", nn.Dropout(0.2)),
+        ("linear2", nn.Linear(100, 30)), ("norm4", nn.BatchNorm1d(30)),
+        ("relu5", nn.ReLU()), ("drop2", nn.Dropout(0.3)),
         ("linear3", nn.Linear(30, classes)))
 
 # %% ../nbs/03_models.ipynb #9a335020

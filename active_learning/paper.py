@@ -27,7 +27,9 @@ def root():  # `Path`
     "The repository: the folder with settings.ini above the working directory, else above this module."
     starts = (Path.cwd().resolve(), Path(find_spec("active_learning").origin).resolve().parent)
     found = [p for s in starts for p in (s, *s.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()]
-    if not found: raise FileNotFoundError("no repository here: settings.ini and nbs/ are in no folder above the working directory; start from a checkout")
+    if not found:
+        raise FileNotFoundError("no repository here: no folder above the working directory holds settings.ini and nbs/;"
+                                " start from a checkout")
     return found[0]
 
 # %% ../nbs/13_paper.ipynb #94b99280
@@ -47,7 +49,8 @@ FIGURES = {
     "fig_7_10": ("mnist_binary", "random", "MNIST 0 and 1, random: each class"),
     "fig_7_11": ("fruits", "train_accuracy", "Fruits-360: accuracy on the images just trained on"),
     "fig_7_12": ("fruits", "test_accuracy", "Fruits-360: accuracy on the test set"),
-    "fig_9_1": ("fruits_binary", "train_accuracy", "Fruits-360, apple and banana: accuracy on the images just trained on"),
+    "fig_9_1": ("fruits_binary", "train_accuracy", "Fruits-360, apple and banana: "
+                "accuracy on the images just trained on"),
     "fig_9_2": ("mnist", "entropy", "MNIST, entropy: each class"),
     "fig_9_3": ("mnist", "largest_margin", "MNIST, largest margin: each class"),
     "fig_9_4": ("mnist_binary", "smallest_margin", "MNIST 0 and 1, smallest margin: each class"),
@@ -60,7 +63,9 @@ def read(
 ):  # frame
     "One of the collected tables. Raises FileNotFoundError saying which command makes it."
     path = Path(results) / f"{name}.csv"
-    if not path.exists(): raise FileNotFoundError(f"{path} is not there; make it with python -m active_learning.reproduce full, or quick or smoke")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; "
+                                "make it with python -m active_learning.reproduce full, or quick or smoke")
     return pd.read_csv(path, dtype={"class": str})
 
 
@@ -78,7 +83,9 @@ def all_runs(
 ):  # (frame, how it came about)
     "All runs of a task: the paper's three seeds, and those run beyond them where they have come as far."
     frame, meta = read(task, results), about(task, results)
-    if (Path(results) / f"{task}_more.json").exists() and about(f"{task}_more", results)["rounds"] == meta["rounds"]: frame = pd.concat([frame, read(f"{task}_more", results)], ignore_index=True)
+    more = f"{task}_more"
+    if (Path(results) / f"{more}.json").exists() and about(more, results)["rounds"] == meta["rounds"]:
+        frame = pd.concat([frame, read(more, results)], ignore_index=True)
     return frame, {**meta, "seeds": sorted(frame.seed.unique().tolist())}
 
 
@@ -86,9 +93,9 @@ def note(
     meta,  # from `about`
 ):  # text
     "Scale, rounds and seeds in one line, for the title of a figure."
-    part = f"{meta['rounds']} rounds" if meta["rounds"] == meta["full_rounds"] else f"{meta['scale']} scale: {meta['rounds']} rounds of {meta['full_rounds']}"
-    n = len(meta["seeds"])
-    return f"{part}, {n} seed{'s' * (n > 1)}" + (" · bundled digits stand in" if meta["scale"] == "smoke" else "")
+    part, n = f"{meta['rounds']} rounds", len(meta["seeds"])
+    if meta["rounds"] != meta["full_rounds"]: part = f"{meta['scale']} scale: {part} of {meta['full_rounds']}"
+    return f"{part}, {n} seed{'s' * (n > 1)}" + " · bundled digits stand in" * (meta["scale"] == "smoke")
 
 
 def published(
@@ -96,8 +103,9 @@ def published(
 ):  # frame: strategy, class, epoch, value; percents as fractions
     "The curves of the paper, read off its figures."
     f = pd.read_csv(root() / "figures/results/published_curves.csv", dtype={"class": str})
-    f = f[f.figure == figure]
-    return f.assign(value=f.value / np.where(f.quantity.str.contains("%"), 100, 1))[["strategy", "class", "epoch", "value"]]
+    f = f[f.figure == figure].copy()
+    f["value"] /= np.where(f.quantity.str.contains("%"), 100, 1)
+    return f[["strategy", "class", "epoch", "value"]]
 
 
 
@@ -107,8 +115,17 @@ _data = lru_cache(1)(load)
 
 def _images(dataset, rows, data_dir):
     "The images that the rows of datasets.csv name."
-    if "file" in rows and rows.file.notna().all(): return [torch.tensor(read_image(data_root(data_dir) / "fruits-360" / f, 100)) for f in rows.file]
-    return list(_data(dataset, "", data_dir).train.images[rows.place.tolist()])
+    if "file" not in rows or rows.file.isna().any():
+        return list(_data(dataset, "", data_dir).train.images[rows.place.tolist()])
+    return [torch.tensor(read_image(data_root(data_dir) / "fruits-360" / f, 100)) for f in rows.file]
+
+
+def _columns(rows, what, heading, data_dir):
+    "Figures 6.1 and 6.2: a column for each class, under its name and counts."
+    said = {c: f"{c}\n{g.train.iloc[0]:,}\n+ {g.test.iloc[0]:,}" for c, g in rows.groupby("class", sort=False)}
+    own = {c: _images(g.dataset.iloc[0], g, data_dir) for c, g in rows.groupby("class", sort=False)}
+    stand_in = f"{rows.dataset.iloc[0]} in the place of " * (rows.dataset.iloc[0] != what)
+    return figures.class_columns(own, said, f"{stand_in}{heading}: training + test images")
 
 
 def draw(
@@ -121,21 +138,21 @@ def draw(
     with plt.rc_context(figures.STYLE):
         if task == "toy": return figures.toy_panels(read("toy", results), read("toy_draws", results), heading)
         if task == "datasets":
-            rows = (f := read("datasets", results))[f.figure == figure]
-            own = {c: _images(g.dataset.iloc[0], g, data_dir) for c, g in rows.groupby("class", sort=False)}
-            return figures.class_columns(own, {c: f"{c}\n{g.train.iloc[0]:,}\n+ {g.test.iloc[0]:,}" for c, g in rows.groupby("class", sort=False)}, f"{heading if rows.dataset.iloc[0] == what else rows.dataset.iloc[0] + ' in the place of ' + heading}: training + test images")
-        said = note(about(task, results))
-        if what not in STRATEGIES: return figures.paper_curves(read(task, results), published(figure), what, heading, said, striped="binary" in task)
-        old, new = published(figure), read(f"{task}_classes", results)
-        return figures.paper_classes(new[new.strategy == what], old, heading, said)
+            rows = read("datasets", results)
+            return _columns(rows[rows.figure == figure], what, heading, data_dir)
+        old, said = published(figure), note(about(task, results))
+        if what in STRATEGIES:
+            new = read(f"{task}_classes", results)
+            return figures.paper_classes(new[new.strategy == what], old, heading, said)
+        return figures.paper_curves(read(task, results), old, what, heading, said, striped="binary" in task)
 
 # %% ../nbs/13_paper.ipynb #7d57ae31
 def places(
     scale="",  # smoke, quick, full; "" draws what is committed
-    figures_dir="",  # where figures and their tables go; figures/ of the repository by default, at smaller scales beside the runs
+    figures_dir="",  # where figures and their tables go; figures/ by default, at smaller scales beside the runs
     runs_dir="",  # run folders; runs/paper/<scale> by default
 ):  # (figures folder, results folder, runs folder), absolute
-    "Where a notebook reads and writes, wherever it was started. Only full results land in figures/, those of smaller scales beside their runs."
+    "Where a notebook reads and writes, wherever it was started. Only full results land in figures/."
     home = root()
     runs = Path(runs_dir or home / "runs/paper" / (scale or "full")).resolve()
     drawn = Path(figures_dir or (home / "figures" if scale in ("", "full") else runs / "figures")).resolve()
@@ -143,14 +160,12 @@ def places(
 
 
 def show(
-    task,  # a name in `FIGURES`
+    figure,  # a name in `FIGURES`
     figures_dir,  # from `places`
     write=False,  # save the PNG
     data_dir="",
-    only=(),  # names of figures; all of the task by default
 ):
-    "Draw the figures of a task, one after the other."
-    for name in [k for k, v in FIGURES.items() if v[0] == task and (not only or k in only)]:
-        fig = draw(name, figures_dir / "results", data_dir)
-        if write: figures.save(fig, figures_dir / f"{name}.png")
-        plt.show(); plt.close(fig)
+    "Draw one of the paper's figures in a notebook."
+    fig = draw(figure, figures_dir / "results", data_dir)
+    if write: figures.save(fig, figures_dir / f"{figure}.png")
+    plt.show(); plt.close(fig)

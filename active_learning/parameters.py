@@ -20,12 +20,14 @@ from .training import PRECISIONS, pick_device
 
 # %% ../nbs/05_parameters.ipynb #780d1504
 DEFAULTS = dict(
-    dataset="digits", classes="", strategy="entropy", protocol="resample", granularity="sample", rounds=0, query_size=0, batch_size=0, initial_size=0,
-    epsilon=0.0, seeds="0,1,2", norm="batch", learning_rate=0.0, momentum=0.9, evaluate_every=1, device="auto", precision="auto", data_dir="",
-    out_dir="runs", experiment="", resume=True,
+    dataset="digits", classes="", strategy="entropy", protocol="resample", granularity="sample",
+    rounds=0, query_size=0, batch_size=0, initial_size=0, epsilon=0.0, seeds="0,1,2",
+    norm="batch", learning_rate=0.0, momentum=0.9, evaluate_every=1, device="auto", precision="auto",
+    data_dir="", out_dir="runs", experiment="", resume=True,
 )
 CHOICES = dict(strategy=STRATEGIES, protocol=PROTOCOLS, granularity=GRANULARITIES, norm=NORMS, precision=PRECISIONS)
-WHOLE = dict(rounds=(0, 10**6), query_size=(0, 10**9), batch_size=(0, 10**6), initial_size=(0, 10**9), evaluate_every=(1, 10**6))
+WHOLE = dict(rounds=(0, 10**6), query_size=(0, 10**9), batch_size=(0, 10**6), initial_size=(0, 10**9),
+             evaluate_every=(1, 10**6))
 REAL = dict(epsilon=(0, 1), learning_rate=(0, 100), momentum=(0, 1))
 LONGEST = dict(experiment=200)  # characters of a text; a folder's name can be 255 bytes
 
@@ -48,9 +50,10 @@ def _number(name, value, low, high, whole):
 def seed_list(
     seeds,  # 5, "5", "0,1,2" or a list
 ):  # list of int
-    "Seeds from a number, a comma-separated text or a list. Raises ValueError for anything else, and for a seed given twice."
+    "Seeds from a number, a comma-separated text or a list. Raises ValueError for anything else, and for a seed twice."
     parts = seeds.split(",") if isinstance(seeds, str) else seeds if isinstance(seeds, (list, tuple)) else [seeds]
-    wrong = ValueError(f"seeds = {_brief(seeds)}: expected different whole numbers from 0 to {2**31 - 1}, such as 5 or 0,1,2")
+    wrong = ValueError(f"seeds = {_brief(seeds)}: expected different whole numbers from 0 to {2**31 - 1}, "
+                       "such as 5 or 0,1,2")
     try: found = [int(str(s).strip()) for s in parts]
     except ValueError: raise wrong from None
     if not found or len(set(found)) < len(found) or not all(0 <= s < 2**31 for s in found): raise wrong
@@ -59,9 +62,11 @@ def seed_list(
 # %% ../nbs/05_parameters.ipynb #9dab0040
 def _text(name, value):
     "`value` as text; numbers are what papermill makes of 7."
-    if isinstance(value, (bool, float)) or not isinstance(value, (str, int, Path)): raise ValueError(f"{name} = {_brief(value)}: expected text")
+    if isinstance(value, (bool, float)) or not isinstance(value, (str, int, Path)):
+        raise ValueError(f"{name} = {_brief(value)}: expected text")
     text, longest = str(value), LONGEST.get(name, 4000)
-    if len(text) > longest or not text.isprintable(): raise ValueError(f"{name} = {_brief(text)}: expected at most {longest} printable characters")
+    if len(text) > longest or not text.isprintable():
+        raise ValueError(f"{name} = {_brief(text)}: expected at most {longest} printable characters")
     return text
 
 
@@ -72,17 +77,25 @@ def check(
     for name in params:
         if name not in DEFAULTS:
             close = difflib.get_close_matches(str(name), DEFAULTS, 1)
-            raise TypeError(f"unknown parameter {_brief(name)}{f', did you mean {close[0]!r}?' if close else ''} There are: {', '.join(DEFAULTS)}")
+            meant = f", did you mean {close[0]!r}?" if close else "."
+            raise TypeError(f"unknown parameter {_brief(name)}{meant} There are: {', '.join(DEFAULTS)}")
     p = {**DEFAULTS, **params}
     for name, allowed in CHOICES.items():
-        if not isinstance(p[name], str) or p[name] not in allowed: raise ValueError(f"{name} = {_brief(p[name])}: choose one of {', '.join(allowed)}")
+        if not isinstance(p[name], str) or p[name] not in allowed:
+            raise ValueError(f"{name} = {_brief(p[name])}: choose one of {', '.join(allowed)}")
     for name, (low, high) in WHOLE.items(): p[name] = _number(name, p[name], low, high, True)
     for name, (low, high) in REAL.items(): p[name] = _number(name, p[name], low, high, False)
     for name in ("dataset", "classes", "device", "data_dir", "out_dir", "experiment"): p[name] = _text(name, p[name])
-    if not isinstance(p["resume"], (bool, np.bool_)): raise ValueError(f"resume = {_brief(p['resume'])}: choose True or False")
-    if not p["dataset"] or not p["out_dir"]: raise ValueError("dataset and out_dir must not be empty; dataset is digits, mnist, fruits360 or a folder of images")
-    if set(p["experiment"]) & set('/\\:') or p["experiment"].startswith("."): raise ValueError(f"experiment = {p['experiment']!r}: expected a plain folder name")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", p["device"]): raise ValueError(f"device = {p['device']!r}: choose auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1")
+    if not isinstance(p["resume"], (bool, np.bool_)):
+        raise ValueError(f"resume = {_brief(p['resume'])}: choose True or False")
+    if not p["dataset"] or not p["out_dir"]:
+        raise ValueError("dataset and out_dir must not be empty; "
+                         "dataset is digits, mnist, fruits360 or a folder of images")
+    if set(p["experiment"]) & set('/\\:') or p["experiment"].startswith("."):
+        raise ValueError(f"experiment = {p['experiment']!r}: expected a plain folder name")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", p["device"]):
+        raise ValueError(f"device = {p['device']!r}: "
+                         "choose auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1")
     pick_device(p["device"])
     return {**p, "seeds": seed_list(p["seeds"])}
 
@@ -92,7 +105,9 @@ def given(
 ):  # dict
     "The scalars a notebook's parameter cells defined, misspelt ones among them."
     own = ("In", "Out", "exit", "quit", "open", "get_ipython")
-    return {k: v for k, v in namespace.items() if not k.startswith("_") and k not in own and isinstance(v, (str, int, float, list, tuple, dict, type(None)))}
+    return {k: v for k, v in namespace.items()
+            if not k.startswith("_") and k not in own
+            and isinstance(v, (str, int, float, list, tuple, dict, type(None)))}
 
 # %% ../nbs/05_parameters.ipynb #e95db214
 def settle(
@@ -104,15 +119,20 @@ def settle(
     p = {**p, **{k: p[k] or own[k] for k in ("query_size", "batch_size", "learning_rate")}}
     p["initial_size"] = p["initial_size"] or (p["query_size"] if p["protocol"] == "pool" else 0)
     for name in ("query_size", "batch_size", "initial_size"):
-        if p[name] > n: raise ValueError(f"{name} = {p[name]}: the pool of {data.name} has {n:,} images; choose 1 to {n}")
-    if p["granularity"] == "batch" and p["query_size"] % p["batch_size"]: raise ValueError(f"query_size = {p['query_size']}: choose a multiple of batch_size = {p['batch_size']} when whole batches are ranked")
+        if p[name] > n:
+            raise ValueError(f"{name} = {p[name]}: the pool of {data.name} has {n:,} images; choose 1 to {n}")
+    if p["granularity"] == "batch" and p["query_size"] % p["batch_size"]:
+        raise ValueError(f"query_size = {p['query_size']}: choose a multiple of batch_size = {p['batch_size']} "
+                         "when whole batches are ranked")
     for name in ("query_size", "batch_size", "initial_size"):
-        if p[name] == 1: raise ValueError(f"{name} = 1: choose 2 to {n}; batch normalisation needs more than one image")
+        if p[name] == 1:
+            raise ValueError(f"{name} = 1: choose 2 to {n}; batch normalisation needs more than one image")
     p["rounds"] = p["rounds"] or own["rounds"]
     if p["protocol"] == "pool": p["rounds"] = min(p["rounds"], math.ceil((n - p["initial_size"]) / p["query_size"]))
     p["classes"] = ",".join(data.classes)
     for name in ("dataset", "data_dir"):
         if p[name] and p[name] not in PAPER: p[name] = str(Path(p[name]).expanduser().resolve())
-    p["experiment"] = p["experiment"] or "-".join([data.name, *(data.classes if len(data.classes) <= 3 else ()), p["protocol"],
-                                                    *([] if p["granularity"] == "sample" else ["batch"]), *([] if p["norm"] == "batch" else [p["norm"]])])
+    p["experiment"] = p["experiment"] or "-".join(
+        [data.name, *(data.classes if len(data.classes) <= 3 else ()), p["protocol"],
+         *([] if p["granularity"] == "sample" else ["batch"]), *([] if p["norm"] == "batch" else [p["norm"]])])
     return p

@@ -59,7 +59,8 @@ def _scores(scores):
 
 def _at_most(k, n):
     "`k` as an int between 0 and n."
-    if isinstance(k, bool) or int(k) != k or not 0 <= k <= n: raise ValueError(f"k = {k}: choose a whole number from 0 to {n}, the size of the pool")
+    if isinstance(k, bool) or int(k) != k or not 0 <= k <= n:
+        raise ValueError(f"k = {k}: choose a whole number from 0 to {n}, the size of the pool")
     return int(k)
 
 # %% ../nbs/01_query.ipynb #e6de2d8e
@@ -125,9 +126,10 @@ def select_batches(
 ):  # (k,) int64 indices, batch after batch, highest mean first
     """Whole mini-batches with the highest mean score, at most k images.
 
-    Raises ValueError as `select`, and for a batch size outside 1 to k. Source: Vo 2025, section 7, its other reading."""
+    Raises ValueError as `select`, and for a batch size outside 1 to k. Source: Vo 2025, section 7, read by batches."""
     s = _scores(scores)
     k = _at_most(k, len(s))
-    if not 1 <= batch_size <= k: raise ValueError(f"batch_size = {batch_size}: choose 1 to {k}, the number of images asked for")
+    if not 1 <= batch_size <= k:
+        raise ValueError(f"batch_size = {batch_size}: choose 1 to {k}, the number of images asked for")
     order = draw(len(s), len(s) - len(s) % batch_size, seed).reshape(-1, batch_size)
     return order[select(s[order].mean(1), k // batch_size, seed)].ravel()

@@ -21,7 +21,8 @@ from .results import parameters
 
 # %% ../nbs/13_repeat.ipynb #554266ee
 TIMES = ["scoring_seconds", "training_seconds"]
-LEFT_OUT = ("params.json", "checkpoint.pt.damaged", "checkpoint.previous.pt.damaged")  # they tell where and how a run was made, not what came out
+# these tell where and how a run was made, not what came out
+LEFT_OUT = ("params.json", "checkpoint.pt.damaged", "checkpoint.previous.pt.damaged")
 
 
 def same(
@@ -29,16 +30,21 @@ def same(
     b,
 ):  # bool
     "Whether two saved states hold the same, bit for bit."
-    if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
-    if isinstance(a, dict): return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)): return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, torch.Tensor):
+        return (isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape
+                and a.numpy().tobytes() == b.numpy().tobytes())
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and a == b
 
 # %% ../nbs/13_repeat.ipynb #49625440
 def _equal(a, b):
     "Whether two files of a run folder hold the same result."
     if not (a.exists() and b.exists()): return False
-    if a.name == "history.csv": return pd.read_csv(a, dtype=str).drop(columns=TIMES).equals(pd.read_csv(b, dtype=str).drop(columns=TIMES))
+    if a.name == "history.csv":
+        return pd.read_csv(a, dtype=str).drop(columns=TIMES).equals(pd.read_csv(b, dtype=str).drop(columns=TIMES))
     if a.suffix == ".pt": return same(read_sealed(a), read_sealed(b))
     return a.read_bytes() == b.read_bytes()
 
@@ -49,7 +55,8 @@ def compare(
 ):  # dict: file name → whether it holds the same result in both
     "Compare the results in two run folders, times aside."
     one, other = Path(one), Path(other)
-    names = sorted({f.name for d in (one, other) for f in d.iterdir() if not f.name.startswith(".") and f.name not in LEFT_OUT})
+    names = sorted({f.name for d in (one, other) for f in d.iterdir()
+                    if not f.name.startswith(".") and f.name not in LEFT_OUT})
     return {n: _equal(one / n, other / n) for n in names}
 
 # %% ../nbs/13_repeat.ipynb #58747b5a
@@ -67,8 +74,11 @@ def recorded(
 ):  # dict: parameters, versions, data
     "What a finished run says about itself. Raises FileNotFoundError for a folder without one."
     folder = Path(folder)
-    if not (folder / "params.json").exists(): raise FileNotFoundError(f"{folder} is not a run folder: there is no params.json in it; name one such as runs/digits-resample/entropy/seed0")
-    if not (folder / "model.pt").exists(): raise FileNotFoundError(f"the run in {folder} has not come to its end; give its command again first")
+    if not (folder / "params.json").exists():
+        raise FileNotFoundError(f"{folder} is not a run folder: there is no params.json in it; "
+                                "name one such as runs/digits-resample/entropy/seed0")
+    if not (folder / "model.pt").exists():
+        raise FileNotFoundError(f"the run in {folder} has not come to its end; give its command again first")
     return parameters(folder)
 
 
@@ -81,7 +91,9 @@ def repeat(
     was = recorded(folder)
     p = {**{k: v for k, v in was["parameters"].items() if k != "seed"}, "seeds": was["parameters"]["seed"], **changed}
     data = load(p["dataset"], p["classes"], p["data_dir"])
-    if (now := checksum(data)) != was["data"]: raise ValueError(f"{p['dataset']} holds other data than {folder} was made with: checksum {now}, then {was['data']}; bring the data back, or name them with data_dir")
+    if (now := checksum(data)) != was["data"]:
+        raise ValueError(f"{p['dataset']} holds other data than {folder} was made with: checksum {now}, "
+                         f"then {was['data']}; bring the data back, or name them with data_dir")
     with tempfile.TemporaryDirectory() as d, _threads(was["versions"]["threads"]):
         (again,) = run(progress, data, **{**p, "out_dir": d, "resume": True})
         return compare(folder, again)

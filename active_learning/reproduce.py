@@ -49,17 +49,24 @@ TASKS = {
 }
 DIGITS, MORE = [t for t in TASKS if t.startswith("digits")], [f"{t}_more" for t in TASKS if t.startswith("fruits")]
 FULL = {**dict.fromkeys(TASKS, 20), "mnist": 350, "mnist_binary": 350, "fruits_pool": 10}  # rounds
-SECONDS = {"mnist": 11, "mnist_binary": 7, "fruits": 6, "fruits_binary": 3, "fruits_pool": 10, **dict.fromkeys(DIGITS, 0.15)}  # of a round on one core, roughly; only for the estimate of the time left
+# of a round on one core, roughly; only for the estimate of the time left
+SECONDS = {"mnist": 11, "mnist_binary": 7, "fruits": 6, "fruits_binary": 3, "fruits_pool": 10,
+           **dict.fromkeys(DIGITS, 0.15)}
 for table in (TASKS, FULL, SECONDS): table |= {t: table[t.removesuffix("_more")] for t in MORE}
-SEEDS = {**dict.fromkeys(TASKS, "0,1,2"), **dict.fromkeys(MORE, "3,4,5,6,7,8,9"), **dict.fromkeys(DIGITS, "0,1,2,3,4,5,6,7,8,9")}
+SEEDS = {**dict.fromkeys(TASKS, "0,1,2"), **dict.fromkeys(MORE, "3,4,5,6,7,8,9"),
+         **dict.fromkeys(DIGITS, "0,1,2,3,4,5,6,7,8,9")}
 
 # %% ../nbs/14_reproduce.ipynb #bc5193b1
 SCALES = {
-    "smoke": {t: {**TASKS[t], "dataset": "digits", "classes": "0,1" if "binary" in t else "", "rounds": 3, "seeds": "0,1"} for t in TASKS if t not in MORE},
-    "quick": {t: {**TASKS[t], "rounds": 10 if t in DIGITS else 1, "seeds": "0,1,2"} for t in TASKS if t not in MORE},
-    "full": {t: {**TASKS[t], "rounds": FULL[t], "seeds": SEEDS[t], "evaluate_every": 10 if t.startswith("mnist") else 1} for t in TASKS},
+    "smoke": {t: {**TASKS[t], "dataset": "digits", "classes": "0,1" if "binary" in t else "", "rounds": 3,
+                  "seeds": "0,1"} for t in TASKS if t not in MORE},
+    "quick": {t: {**TASKS[t], "rounds": 10 if t in DIGITS else 1,
+                  "seeds": "0,1,2"} for t in TASKS if t not in MORE},
+    "full": {t: {**TASKS[t], "rounds": FULL[t], "seeds": SEEDS[t],
+                 "evaluate_every": 10 if t.startswith("mnist") else 1} for t in TASKS},
 }
-NOTEBOOKS = [["toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_binary"], ["beyond", "claims"]]  # the second row reads what the first wrote
+NOTEBOOKS = [["toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_binary"],
+             ["beyond", "claims"]]  # the second row reads what the first wrote
 
 # %% ../nbs/14_reproduce.ipynb #a38ba894
 TWINS = "least_confidence"  # trained for all four measures where there are two classes
@@ -71,8 +78,10 @@ def plan(
     tasks=None,  # names from `TASKS`; all by default
 ):  # list of (task, parameters of one run), seed by seed
     "Every run of a scale. Raises ValueError for an unknown scale or task."
-    if scale not in SCALES: raise ValueError(f"unknown scale {scale!r}; choose one of {', '.join(SCALES)}")
-    if unknown := [t for t in tasks or () if t not in SCALES[scale]]: raise ValueError(f"unknown task {', '.join(map(repr, unknown))}; choose from {', '.join(SCALES[scale])}")
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; choose one of {', '.join(SCALES)}")
+    if unknown := [t for t in tasks or () if t not in SCALES[scale]]:
+        raise ValueError(f"unknown task {', '.join(map(repr, unknown))}; choose from {', '.join(SCALES[scale])}")
     jobs = []
     for t in tasks or SCALES[scale]:
         p = SCALES[scale][t]
@@ -89,7 +98,8 @@ def _unit(jobs, out, data_dir, device, until=0):
     "One run, or the runs of a task as one, up to a round, in a process of its own."
     torch.set_num_threads(1)
     given = [dict(out_dir=str(out), data_dir=data_dir, device=device, **p) for _, p in jobs]
-    data, how = _data(given[0]["dataset"], given[0].get("classes", ""), data_dir), dict(progress=False, until=until, closely=CLOSELY)
+    data, how = (_data(given[0]["dataset"], given[0].get("classes", ""), data_dir),
+                 dict(progress=False, until=until, closely=CLOSELY))
     run(data=data, **how, **given[0]) if len(given) == 1 else run_together(given, data, **how)
 
 
@@ -122,24 +132,31 @@ def train(
     until=0,  # leave every run at this round, to be gone on with later; 0 runs to the end
     together=False,  # the runs of a task as one batched run, for a GPU; dropout's stay single
 ):
-    "Run what is not done yet, with a bar and the time left. What one run raises stops all, the others' rounds are kept."
+    "Run what is not done yet, with a bar and the time left. What one run raises stops all; finished rounds are kept."
     goal = lambda j: min(until or j[1]["rounds"], j[1]["rounds"])
     units, step = _units(jobs, together), max(map(goal, jobs)) if together else STAGE
     kinds = list(dict.fromkeys(map(_kind, jobs)))
-    units.sort(key=lambda u: (kinds.index(_kind(u[0])), u[0][1]["strategy"] == "random"))  # the short ones last, so that no worker waits long for another
-    weigh = lambda rounds: sum(SECONDS[t] * (1 if p["strategy"] == "random" else 3) / 3 * rounds((t, p)) for t, p in jobs)
-    behind = lambda j, stage: _whole(j, out) or stage < goal(j) and _done(j, out) >= stage  # the last stage leaves it to the run to say that it is done
+    # the short ones last, so that no worker waits long for another
+    units.sort(key=lambda u: (kinds.index(_kind(u[0])), u[0][1]["strategy"] == "random"))
+    weigh = lambda rounds: sum(SECONDS[t] * (1 if p["strategy"] == "random" else 3) / 3 * rounds((t, p))
+                               for t, p in jobs)
+    # the last stage leaves it to the run to say that it is done
+    behind = lambda j, stage: _whole(j, out) or stage < goal(j) and _done(j, out) >= stage
     cost = lambda: weigh(lambda j: _done(j, out))
-    for dataset, classes in dict.fromkeys(_kind(j) for j in jobs if not _whole(j, out)): _data(dataset, classes, data_dir)
+    for dataset, classes in dict.fromkeys(_kind(j) for j in jobs if not _whole(j, out)):
+        _data(dataset, classes, data_dir)
     shape = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"
-    with tqdm(total=weigh(goal), initial=cost(), bar_format=shape, smoothing=0) as bar, local_pool(workers or int(together)) as pool:
+    with (tqdm(total=weigh(goal), initial=cost(), bar_format=shape, smoothing=0) as bar,
+          local_pool(workers or int(together)) as pool):
         try:
             for stage in range(step, max(map(goal, jobs)) + step, step):
-                futures = {pool.submit(_unit, u, out, data_dir, device, min(stage, goal(u[0]))) for u in units if stage - step < goal(u[0]) and not all(behind(j, stage) for j in u)}
+                futures = {pool.submit(_unit, u, out, data_dir, device, min(stage, goal(u[0]))) for u in units
+                           if stage - step < goal(u[0]) and not all(behind(j, stage) for j in u)}
                 while futures:
                     done, futures = wait(futures, timeout=5, return_when=FIRST_COMPLETED)
                     for f in done: f.result()
-                    bar.set_postfix_str(f"{sum(_done(j, out) < goal(j) for j in jobs)} of {len(jobs)} runs to go"); bar.update(max(0, cost() - bar.n))
+                    bar.set_postfix_str(f"{sum(_done(j, out) < goal(j) for j in jobs)} of {len(jobs)} runs to go")
+                    bar.update(max(0, cost() - bar.n))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -151,8 +168,10 @@ TABLES = ("", "_classes", "_asked", "_times", "_seconds")
 def _folders(root, names):
     "Run folders of the seeds that all these strategies have begun, and the last round that all of these have measured."
     found = {}
-    for f in sorted(root.glob("*/seed*/history.csv")): found.setdefault(f.parent.name, {})[f.parent.parent.name] = f.parent
-    folders = [v[s] for k, v in sorted(found.items(), key=lambda kv: int(kv[0][4:])) if names <= set(v) for s in STRATEGIES if s in v]
+    for f in sorted(root.glob("*/seed*/history.csv")):
+        found.setdefault(f.parent.name, {})[f.parent.parent.name] = f.parent
+    folders = [v[s] for k, v in sorted(found.items(), key=lambda kv: int(kv[0][4:])) if names <= set(v)
+               for s in STRATEGIES if s in v]
     return folders, min((pd.read_csv(f / "history.csv")["round"].max() for f in folders), default=0)
 
 
@@ -185,14 +204,22 @@ def collect(
     results.mkdir(parents=True, exist_ok=True)
     p = SCALES[scale][task]
     data = _data(p["dataset"], p.get("classes", ""), data_dir)
-    measured, classes = (f[f["round"] <= reached].drop(columns="experiment") for f in (history(folders, False), by_class(folders, False)))
+    measured, classes = (f[f["round"] <= reached].drop(columns="experiment")
+                         for f in (history(folders, False), by_class(folders, False)))
     seconds = ["scoring_seconds", "training_seconds"]  # since the row before
-    frames = [measured.drop(columns=seconds), classes, asked(folders, data.train.labels, data.classes, reached), times_asked(folders, len(data.train), reached), measured[["strategy", "seed", "round", *seconds]]]
-    for name, f in zip(TABLES, frames): _all_four(f).round(6).to_csv(results / f"{task}{name}.csv", index=False, lineterminator="\n")
+    frames = [measured.drop(columns=seconds), classes, asked(folders, data.train.labels, data.classes, reached),
+              times_asked(folders, len(data.train), reached), measured[["strategy", "seed", "round", *seconds]]]
+    for name, f in zip(TABLES, frames):
+        _all_four(f).round(6).to_csv(results / f"{task}{name}.csv", index=False, lineterminator="\n")
     notes = [parameters(f) for f in folders]
-    same = {k: v for k, v in notes[0]["parameters"].items() if k not in ("strategy", "seed", "out_dir", "data_dir", "resume")}
-    describe(results / f"{task}.json", task=task, scale=scale, rounds=int(reached), full_rounds=FULL[task], seeds=sorted({n["parameters"]["seed"] for n in notes}), pool=len(data.train),
-             figures=[k for k, v in FIGURES.items() if v[0] == task], parameters=same, versions=[json.loads(v) for v in sorted({json.dumps(v) for n in notes for v in (n["versions"], *n.get("continued", []))})], data=notes[0]["data"])
+    same = {k: v for k, v in notes[0]["parameters"].items()
+            if k not in ("strategy", "seed", "out_dir", "data_dir", "resume")}
+    describe(results / f"{task}.json", task=task, scale=scale, rounds=int(reached), full_rounds=FULL[task],
+             seeds=sorted({n["parameters"]["seed"] for n in notes}), pool=len(data.train),
+             figures=[k for k, v in FIGURES.items() if v[0] == task], parameters=same,
+             versions=[json.loads(v) for v in sorted({json.dumps(v) for n in notes
+                                                      for v in (n["versions"], *n.get("continued", []))})],
+             data=notes[0]["data"])
     return len({n["parameters"]["seed"] for n in notes})
 
 # %% ../nbs/14_reproduce.ipynb #9ac23c62
@@ -201,8 +228,11 @@ def _execute(name, scale, figures_dir, runs_dir, data_dir):
     out = Path(runs_dir) / "notebooks" / f"{name}.ipynb"
     out.parent.mkdir(parents=True, exist_ok=True)
     given = dict(scale=scale, figures_dir=figures_dir, runs_dir=runs_dir, data_dir=data_dir)
-    command = [sys.executable, "-m", "papermill", root() / f"nbs/paper/{name}.ipynb", out, "--no-progress-bar", *(a for k, v in given.items() for a in ("-r", k, v))]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**{k: v for k, v in os.environ.items() if k != "MPLBACKEND"}, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "papermill", root() / f"nbs/paper/{name}.ipynb", out, "--no-progress-bar",
+               *(a for k, v in given.items() for a in ("-r", k, v))]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True,
+                          env={**{k: v for k, v in os.environ.items() if k != "MPLBACKEND"},
+                               "OMP_NUM_THREADS": "1"})
     if done.returncode: raise RuntimeError(f"nbs/paper/{name}.ipynb failed, see {out}:\n{done.stderr[-2000:]}")
     return name
 
@@ -215,7 +245,7 @@ def make(
     data_dir="",
     workers=0,  # processes; 0 = one a core
     device="cpu",
-    until=0,  # leave every run at this round and draw what there is by then, but execute no notebook; 0 is the whole paper
+    until=0,  # leave every run at this round and draw what there is, but execute no notebook; 0 is the whole paper
     together=False,  # see `train`
 ):
     "Train, collect and draw: the whole paper."
@@ -223,12 +253,15 @@ def make(
     train(plan(scale, tasks), runs, workers, data_dir, device, until, together)
     for t in tasks or SCALES[scale]: collect(t, scale, runs, results, data_dir)
     if until:  # the notebooks would train to the end
-        for name in [k for k, v in FIGURES.items() if v[0] in (tasks or TASKS)]: save(draw(name, results, data_dir), drawn / f"{name}.png")
+        for name in [k for k, v in FIGURES.items() if v[0] in (tasks or TASKS)]:
+            save(draw(name, results, data_dir), drawn / f"{name}.png")
         return print(f"runs left at round {until} in {runs}, figures of that round in {drawn}")
     for row in NOTEBOOKS:
         row = [n for n in row if n not in TASKS or n in (tasks or TASKS)]
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            for name in tqdm(pool.map(lambda n: _execute(n, scale, str(drawn), str(runs), data_dir), row), total=len(row), desc="notebooks", unit="notebook"): pass
+            for name in tqdm(pool.map(lambda n: _execute(n, scale, str(drawn), str(runs), data_dir), row),
+                             total=len(row), desc="notebooks", unit="notebook"):
+                pass
     print(f"figures in {drawn}")
 
 
@@ -242,7 +275,9 @@ def main(
     for name in ("figures_dir", "runs_dir", "data_dir"): a.add_argument(f"--{name}", default="")
     a.add_argument("--workers", type=int, default=0, help="processes; 0 is one a core")
     a.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    a.add_argument("--until", type=int, default=0, help="leave every run at this round and draw the figures of that round; the same command without it goes on")
+    a.add_argument("--until", type=int, default=0,
+                   help="leave every run at this round and draw the figures of that round; "
+                        "the same command without it goes on")
     a.add_argument("--together", action="store_true", help="all runs of a task as one batched run, for a GPU")
     given = vars(a.parse_args(argv))
     make(**{**given, "tasks": [t for t in given["tasks"].split(",") if t] or None})

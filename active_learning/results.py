@@ -23,7 +23,9 @@ def run_folders(
     roots = [root] if isinstance(root, (str, Path)) else root
     found = sorted({p.parent for r in roots for p in Path(r).rglob("params.json")})
     if complete: found = [f for f in found if (f / "model.pt").exists()]
-    if not found: raise FileNotFoundError(f"no {'complete ' if complete else ''}run folder under {', '.join(map(str, roots))}; run nbs/run.ipynb first")
+    if not found:
+        raise FileNotFoundError(f"no {'complete ' if complete else ''}run folder "
+                                f"under {', '.join(map(str, roots))}; run nbs/run.ipynb first")
     return found
 
 
@@ -43,7 +45,9 @@ def _table(path, columns):
     real = {c: [""] for c in columns if c not in TYPES}
     try: t = pd.read_csv(path, dtype={c: TYPES.get(c, float) for c in columns}, keep_default_na=False, na_values=real)
     except ValueError as e: raise ValueError(wrong % e) from e
-    if list(t) != columns or t.empty or not isinstance(t.index, pd.RangeIndex) or not Path(path).read_bytes().endswith(b"\n"): raise ValueError(wrong % f"expected whole rows of {', '.join(columns)}")
+    if (list(t) != columns or t.empty or not isinstance(t.index, pd.RangeIndex)
+            or not Path(path).read_bytes().endswith(b"\n")):
+        raise ValueError(wrong % f"expected whole rows of {', '.join(columns)}")
     return t
 
 

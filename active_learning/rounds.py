@@ -41,7 +41,8 @@ def find(
 ):  # {name: run folder}
     "The run folders under `folder`, named by where they are."
     root = Path(folder).expanduser()
-    return {p.parent.relative_to(root).as_posix(): p.parent for p in sorted(root.glob("**/params.json")) if (p.parent / "history.csv").exists()}
+    return {p.parent.relative_to(root).as_posix(): p.parent for p in sorted(root.glob("**/params.json"))
+            if (p.parent / "history.csv").exists()}
 
 
 def read(
@@ -50,7 +51,8 @@ def read(
 ):  # a `Saved`
     "Read one run."
     arrays = [np.load(folder / f"{n}.npy") for n in ("queries", "scores", "guesses")]
-    return Saved(name, json.loads((folder / "params.json").read_text())["parameters"], pd.read_csv(folder / "history.csv"), *arrays)
+    return Saved(name, json.loads((folder / "params.json").read_text())["parameters"],
+                 pd.read_csv(folder / "history.csv"), *arrays)
 
 # %% ../nbs/14_rounds.ipynb #d5448677
 COLOURS = ("#0072b2", "#d55e00")
@@ -80,7 +82,8 @@ def _histogram(ax, pair, n, data):
         ax.bar(np.arange(c) + (i - (len(pair) - 1) / 2) * width, np.bincount(labels, minlength=c), width, color=colour)
     ax.set(ylabel="images asked about", title="their classes")
     ax.yaxis.get_major_locator().set_params(integer=True)
-    ax.set_xticks(range(c), [plain(k) for k in data.classes], rotation=60 if max(map(len, data.classes)) > 3 else 0, parse_math=False)
+    ax.set_xticks(range(c), [plain(k) for k in data.classes],
+                  rotation=60 if max(map(len, data.classes)) > 3 else 0, parse_math=False)
 
 
 def _image(ax, run, n, j, data, both, colour):
@@ -102,7 +105,9 @@ def round_figure(
 ):  # a `Figure`
     "Everything about one round."
     fig = Figure(figsize=(9.5, 2.6 + 1.55 * len(pair) * (data is not None)), layout="constrained")
-    top, *rows = fig.subfigures(1 + len(pair) * (data is not None), 1, height_ratios=[2.6] + [1.55] * len(pair) * (data is not None), squeeze=False)[:, 0]
+    top, *rows = fig.subfigures(1 + len(pair) * (data is not None), 1,
+                                height_ratios=[2.6] + [1.55] * len(pair) * (data is not None),
+                                squeeze=False)[:, 0]
     axes = top.subplots(1, 1 if data is None else 2, squeeze=False)[0]
     _curves(axes[0], pair, n)
     if data is None: return fig
@@ -111,8 +116,11 @@ def round_figure(
     for row, run, colour in zip(rows, pair, COLOURS):
         cells = row.subplots(1, columns)
         for ax in cells: ax.axis("off")
-        for ax, j in zip(cells, sorted(run.asked(n), key=lambda j: run.queries[n - 1, j] not in both)): ax.axis("on"); _image(ax, run, n, j, data, both, colour)
-        row.suptitle(f"{run.name}: log score under each image" if np.isfinite(run.scores[n - 1]).any() else f"{run.name}: no scores", fontsize=8, color=colour, x=0.01, ha="left")
+        for ax, j in zip(cells, sorted(run.asked(n), key=lambda j: run.queries[n - 1, j] not in both)):
+            ax.axis("on")
+            _image(ax, run, n, j, data, both, colour)
+        row.suptitle(f"{run.name}: log score under each image" if np.isfinite(run.scores[n - 1]).any()
+                     else f"{run.name}: no scores", fontsize=8, color=colour, x=0.01, ha="left")
     return fig
 
 

@@ -25,10 +25,14 @@ def rows(
     "The network as rows. Raises TypeError for a layer that has no place in one."
     found = []
     for layer in net:
-        if isinstance(layer, (nn.Conv2d, nn.Linear)): found.append([layer, False, False])
-        elif isinstance(layer, nn.ReLU): found[-1][1] = True
-        elif isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0): found[-1][2] = True
-        elif not isinstance(layer, nn.Flatten): raise TypeError(f"{layer} cannot be compiled; predict with the network itself")
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            found.append([layer, False, False])
+        elif isinstance(layer, nn.ReLU):
+            found[-1][1] = True
+        elif isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride, layer.padding) == (2, 2, 0):
+            found[-1][2] = True
+        elif not isinstance(layer, nn.Flatten):
+            raise TypeError(f"{layer} cannot be compiled; predict with the network itself")
     return found
 
 # %% ../nbs/04_scoring.ipynb #a79fe864
@@ -47,9 +51,12 @@ def supported(
 ):  # bool
     "Whether this machine and this PyTorch have the kernels."
     if not torch.backends.mkldnn.is_available(): return False
-    if precision == "float32": return hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    if precision == "float32":
+        return (hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+                and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"))
     avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    return avx and all(hasattr(torch.ops.onednn, f) for f in ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise"))
+    return avx and all(hasattr(torch.ops.onednn, f)
+                       for f in ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise"))
 
 
 def _geometry(layer):
@@ -63,7 +70,8 @@ def _conv(layer, relu, shape):
     weight = layer.weight.detach().contiguous(memory_format=torch.channels_last)
     weight = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, list(shape))
     bias = layer.bias.detach()
-    return lambda x: torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, "relu" if relu else "none", [], "")
+    return lambda x: torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, padding, stride, dilation, groups, "relu" if relu else "none", [], "")
 
 
 def _last_first(weight, shape):
@@ -93,7 +101,8 @@ class Compiled:
         self.features, self.kind = x.shape[1:], x.dtype
         self.first = _last_first(self.linears[0][0].weight, self.features)
 
-    def buffer(self, dtype): return torch.zeros(self.micro_batch, *self.shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    def buffer(self, dtype):
+        return torch.zeros(self.micro_batch, *self.shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
 
     def enter(self, x): return x.to(torch.float32).sub_(self.mean).div_(self.std)
 
@@ -117,7 +126,7 @@ class Compiled:
         return self.buffer(torch.uint8), torch.zeros(BLOCK, h, w, c, dtype=self.kind).permute(0, 3, 1, 2)
 
     def __call__(self, images, buffers):
-        "Logits of at most a block of images; rows of the buffers that are not theirs hold older ones and change nothing."
+        "Logits of at most a block of images; the other rows of the buffers hold older ones and change nothing."
         batch, block = buffers
         for i in range(0, len(images), self.micro_batch):
             part = images[i:i + self.micro_batch]
@@ -169,7 +178,9 @@ def _peaks(exact, sample):
             batch = exact.buffer(torch.uint8)
             batch[:len(part)] = part
             x = exact.enter(batch)
-            for i, s in enumerate(exact.steps): x = exact.step(x, *s); top[i] = torch.maximum(top[i], x[:len(part)].amax())
+            for i, s in enumerate(exact.steps):
+                x = exact.step(x, *s)
+                top[i] = torch.maximum(top[i], x[:len(part)].amax())
     return (top / 255).tolist()
 
 
@@ -185,32 +196,43 @@ class Int8(Compiled):
     ):
         self.__dict__.update(exact.__dict__)
         peaks = _peaks(exact, sample)
-        self.steps = [(self.whole(i, layer, a, b), pool) for i, ((layer, _, pool), a, b) in enumerate(zip(self.convs, [1.0, *peaks], peaks))]
+        self.steps = [(self.whole(i, layer, a, b), pool)
+                      for i, ((layer, _, pool), a, b) in enumerate(zip(self.convs, [1.0, *peaks], peaks))]
         weight, self.by = _quantise(self.first)
         self.packed, self.scale, self.kind = torch.ops.onednn.qlinear_prepack(weight, None), peaks[-1], torch.uint8
 
     def whole(self, i, layer, scale_in, scale_out):
         "A convolution from bytes to bytes."
-        if not self.convs[i][1]: raise TypeError(f"{layer} is not followed by a ReLU, so its outputs do not fit into bytes")
+        if not self.convs[i][1]:
+            raise TypeError(f"{layer} is not followed by a ReLU, so its outputs do not fit into bytes")
         stride, padding, dilation, groups = _geometry(layer)
         weight, bias = layer.weight.detach(), layer.bias.detach()
-        if i == 0: bias, weight, padding = bias - (weight * (self.mean / self.std)).sum((1, 2, 3)), weight / self.std, [0, 0]
+        if i == 0:
+            bias, weight, padding = bias - (weight * (self.mean / self.std)).sum((1, 2, 3)), weight / self.std, [0, 0]
         weight, by = _quantise(weight)
-        weight, zero = torch.ops.onednn.qconv_prepack(weight, by, scale_in, 0, stride, padding, dilation, groups, None), torch.zeros(len(by), dtype=torch.int64)
-        return lambda x: torch.ops.onednn.qconv2d_pointwise(x, scale_in, 0, weight, by, zero, bias, stride, padding, dilation, groups, scale_out, 0, torch.uint8, "relu", [None], None)
+        weight, zero = (
+            torch.ops.onednn.qconv_prepack(weight, by, scale_in, 0, stride, padding, dilation, groups, None),
+            torch.zeros(len(by), dtype=torch.int64))
+        return lambda x: torch.ops.onednn.qconv2d_pointwise(
+            x, scale_in, 0, weight, by, zero, bias, stride, padding, dilation, groups,
+            scale_out, 0, torch.uint8, "relu", [None], None)
 
     def enter(self, x):
         "The bytes as they are, with a border of mean grey where the first convolution is padded."
         h, w = self.convs[0][0].padding
         if not h + w: return x
-        y = self.mean.round().to(torch.uint8).expand(*x.shape[:2], x.shape[2] + 2 * h, x.shape[3] + 2 * w).contiguous(memory_format=torch.channels_last)
+        y = (self.mean.round().to(torch.uint8)
+             .expand(*x.shape[:2], x.shape[2] + 2 * h, x.shape[3] + 2 * w)
+             .contiguous(memory_format=torch.channels_last))
         y[:, :, h:h + x.shape[2], w:w + x.shape[3]] = x
         return y
 
     def head(self, x):
         "The first linear layer in whole numbers, the others in float32."
         layer, relu, _ = self.linears[0]
-        x = torch.ops.onednn.qlinear_pointwise(x, self.scale, 0, self.packed, self.by, torch.zeros(len(self.by), dtype=torch.int64), layer.bias.detach(), 1.0, 0, torch.float32, "relu" if relu else "none", [None], "")
+        x = torch.ops.onednn.qlinear_pointwise(
+            x, self.scale, 0, self.packed, self.by, torch.zeros(len(self.by), dtype=torch.int64),
+            layer.bias.detach(), 1.0, 0, torch.float32, "relu" if relu else "none", [None], "")
         for layer, relu, _ in self.linears[1:]:
             x = linear(x, layer.weight, layer.bias)
             if relu: x = x.relu_()
@@ -234,7 +256,8 @@ def shortlist(
     order = rough.argsort(descending=True, stable=True)
     start = min(k + margin, n)
     rest = order[start:]
-    new = torch.cat([order[:start], rest[torch.from_numpy(draw(len(rest), min(margin, len(rest)), stream(seed or 0, "spread")))]])
+    new = torch.cat([order[:start],
+                     rest[torch.from_numpy(draw(len(rest), min(margin, len(rest)), stream(seed or 0, "spread")))]])
     best, left, rise = TopK(k, seed), torch.ones(n, dtype=torch.bool), 0.0
     while len(new):
         scores = exact(new)
@@ -276,6 +299,7 @@ class Memory:
 
         found, scores, looked = shortlist(rough, look, k, seed)
         if k:
-            near = looked if left else (~(was + DOUBT * (rough - was).max() < scores[-1])).sum()  # all, where some were never seen
+            # all, where some were never seen
+            near = looked if left else (~(was + DOUBT * (rough - was).max() < scores[-1])).sum()
             self.trusted = (left or TRUST + 1) - 1 if near <= max(k + 2 * MARGIN, len(place) // 4) else 0
         return found, scores, looked

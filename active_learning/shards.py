@@ -41,7 +41,8 @@ def best(
     "The best of one shard, read a chunk at a time."
     top = TopK(k, seed)
     for i in range(start, stop, chunk):
-        piece = np.array(np.load(path, mmap_mode="r")[i:min(i + chunk, stop)])  # mapped anew, so that pages already seen are given back
+        # mapped anew, so that pages already seen are given back
+        piece = np.array(np.load(path, mmap_mode="r")[i:min(i + chunk, stop)])
         top.update(scores(torch.from_numpy(piece)), i)
     return top
 
@@ -59,6 +60,7 @@ def search(
     n = len(np.load(path, mmap_mode="r"))
     if not 0 <= k <= n: raise ValueError(f"k = {k}: choose 0 to {n}, the images in {path}")
     tasks, top = [(path, i, min(i + shard, n), k, scores, seed) for i in range(0, n, shard)], TopK(k, seed)
-    parts = (f.result() for f in as_completed([executor.submit(best, *t) for t in tasks])) if executor else (best(*t) for t in tasks)
+    parts = ((f.result() for f in as_completed([executor.submit(best, *t) for t in tasks]))
+             if executor else (best(*t) for t in tasks))
     for part in tqdm(parts, total=len(tasks), desc="scoring", unit="shard", disable=not progress): top.merge(part)
     return top.indices, top.scores

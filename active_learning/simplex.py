@@ -44,19 +44,26 @@ def landscape(
 
 SIMPLEX = """
 function render({ model, el }) {
-  const H = Math.sqrt(0.75), corners = [[0, 0], [1, 0], [0.5, H]], ns = "http://www.w3.org/2000/svg", dots = [], texts = [];
+  const H = Math.sqrt(0.75),
+        dots = [], texts = [];
   const box = document.createElement("div"); box.style.cssText = "display:flex;flex-wrap:wrap;gap:18px"; el.append(box);
   const move = (e, img) => {
-    const r = img.getBoundingClientRect(), x = (e.clientX - r.left) / r.width, y = H * (1 - (e.clientY - r.top) / r.height);
+    const r = img.getBoundingClientRect(),
+          x = (e.clientX - r.left) / r.width, y = H * (1 - (e.clientY - r.top) / r.height);
     let p = [0, 0, 0]; p[2] = y / H; p[1] = x - p[2] / 2; p[0] = 1 - p[1] - p[2];
     p = p.map(v => Math.max(0, v)); const s = p[0] + p[1] + p[2];
     model.set("p", p.map(v => v / s)); model.save_changes(); place();
   };
   model.get("names").forEach((name, i) => {
-    const cell = document.createElement("div"), img = document.createElement("img"), wrap = document.createElement("div"), dot = document.createElement("div"), text = document.createElement("div");
+    const cell = document.createElement("div"), img = document.createElement("img"),
+          wrap = document.createElement("div"), dot = document.createElement("div"),
+          text = document.createElement("div");
     cell.className = "al-simplex"; text.className = "al-score";
-    wrap.style.cssText = "position:relative;width:200px;touch-action:none;cursor:crosshair"; img.style.cssText = "width:100%;display:block;user-select:none"; img.draggable = false; img.src = model.get("pictures")[i]; img.alt = name;
-    dot.style.cssText = "position:absolute;width:12px;height:12px;margin:-8px;border:2px solid white;outline:1px solid black;border-radius:50%;background:#d55e00;pointer-events:none";
+    wrap.style.cssText = "position:relative;width:200px;touch-action:none;cursor:crosshair";
+    img.style.cssText = "width:100%;display:block;user-select:none";
+    img.draggable = false; img.src = model.get("pictures")[i]; img.alt = name;
+    dot.style.cssText = "position:absolute;width:12px;height:12px;margin:-8px;border:2px solid white;\
+outline:1px solid black;border-radius:50%;background:#d55e00;pointer-events:none";
     text.style.cssText = "font:13px sans-serif;text-align:center;margin-top:6px";
     wrap.append(img, dot); cell.append(wrap, text); box.append(cell); dots.push(dot); texts.push(text);
     wrap.onpointerdown = e => { wrap.setPointerCapture(e.pointerId); move(e, img); e.preventDefault(); };
@@ -77,7 +84,8 @@ export default { render };
 def _simplex():
     "The class of the widget, made when it is first needed."
     anywidget, t = needs("anywidget", "traitlets")
-    return type("Simplex", (anywidget.AnyWidget,), {"_esm": SIMPLEX, **{k: t.List().tag(sync=True) for k in ("names", "pictures", "p", "scores")}})
+    return type("Simplex", (anywidget.AnyWidget,),
+                {"_esm": SIMPLEX, **{k: t.List().tag(sync=True) for k in ("names", "pictures", "p", "scores")}})
 
 # %% ../nbs/15_simplex.ipynb #c3ef85c1
 def moved(

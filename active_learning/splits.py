@@ -89,7 +89,8 @@ def assemble(
 def _names(classes):
     "Class names from a comma-separated text, a number or a list; empty means all."
     if classes is None: return []
-    parts = classes.split(",") if isinstance(classes, str) else classes if isinstance(classes, (list, tuple)) else [classes]
+    parts = (classes.split(",") if isinstance(classes, str)
+             else classes if isinstance(classes, (list, tuple)) else [classes])
     return [str(c).strip() for c in parts if str(c).strip()]
 
 # %% ../nbs/02_splits.ipynb #9c7971fe
@@ -102,7 +103,9 @@ def places(
     unknown = [c for c in wanted if c not in known]
     if unknown: raise ValueError(f"unknown class {', '.join(map(repr, unknown))}; choose from {', '.join(known)}")
     found = [i for i, c in enumerate(known) if c in wanted]
-    if len(found) < 2: raise ValueError(f"classes = {classes!r} leaves {len(found)} class; at least two of {', '.join(known)} are needed")
+    if len(found) < 2:
+        raise ValueError(f"classes = {classes!r} leaves {len(found)} class; "
+                         f"at least two of {', '.join(known)} are needed")
     return found
 
 # %% ../nbs/02_splits.ipynb #0b790a66
@@ -110,7 +113,7 @@ def subset(
     data,  # a `Data`
     classes,  # names: "0,1", ["Apple", "Banana"]; None or "" for all
 ):  # a `Data` with these classes only
-    "Keep the images of some classes; labels are renumbered in the data set's own order. Raises ValueError for unknown names."
+    "Keep the images of some classes; labels keep the data set's order. Raises ValueError for unknown names."
     keep = places(classes, data.classes)
     if len(keep) == len(data.classes): return data
     new = torch.full((len(data.classes),), -1)

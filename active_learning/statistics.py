@@ -37,7 +37,8 @@ def labels_needed(
     stays=False,  # reach it for good
 ):  # frame: strategy, seed, needed
     "The label budget each run takes to reach an accuracy."
-    rows = [(s, k, labels_to(g.labels, g[value], target, stays)) for (s, k), g in frame.groupby(["strategy", "seed"], sort=False)]
+    rows = [(s, k, labels_to(g.labels, g[value], target, stays))
+            for (s, k), g in frame.groupby(["strategy", "seed"], sort=False)]
     return pd.DataFrame(rows, columns=["strategy", "seed", "needed"])
 
 # %% ../nbs/08_statistics.ipynb #9ceb15dd
@@ -78,14 +79,16 @@ def interval(
 def _bootstrap(d, confidence, seed):
     "Percentile interval of the mean of `d`; its only value where all are equal."
     if len(d) < 2 or np.ptp(d) == 0: return float(d[0]), float(d[0])
-    got = stats.bootstrap((d,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+    got = stats.bootstrap((d,), np.mean, confidence_level=confidence, method="percentile",
+                          rng=np.random.default_rng(seed)).confidence_interval
     return float(got.low), float(got.high)
 
 
 def _sign_flip(d):
-    "Two-sided p of the mean of `d` under random signs: exact up to 12 differences, sampled beyond; one difference proves nothing."
+    "Two-sided p of the mean of `d` under random signs: exact up to 12 differences, sampled beyond; 1 for one alone."
     if len(d) < 2 or not d.any(): return 1.0
-    return float(stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=2**12, rng=np.random.default_rng(0)).pvalue)
+    return float(stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=2**12,
+                                        rng=np.random.default_rng(0)).pvalue)
 
 # %% ../nbs/08_statistics.ipynb #03d4c1f2
 def paired(
@@ -96,12 +99,15 @@ def paired(
     "Mean of a − b with intervals and tests; pairs with an infinite value are left out, and n says how many stayed."
     d = np.asarray(a, float) - np.asarray(b, float)
     d = d[np.isfinite(d)]
-    if not len(d): return pd.Series(dict(n=0, **dict.fromkeys(("difference", "low", "high", "bootstrap_low", "bootstrap_high", "p_t", "p_sign", "effect"), np.nan)))
+    if not len(d):
+        return pd.Series(dict(n=0, **dict.fromkeys(
+            ("difference", "low", "high", "bootstrap_low", "bootstrap_high", "p_t", "p_sign", "effect"), np.nan)))
     mean, low, high = interval(d, confidence)
     sd = d.std(ddof=1) if len(d) > 1 else np.nan
     p = 2 * stats.t.sf(abs(mean) / (sd / np.sqrt(len(d))), len(d) - 1) if sd > 0 else 1.0 if mean == 0 else np.nan
     below, above = _bootstrap(d, confidence, 0)
-    return pd.Series(dict(n=len(d), difference=mean, low=low, high=high, bootstrap_low=below, bootstrap_high=above, p_t=p, p_sign=_sign_flip(d), effect=mean / sd if sd > 0 else np.nan))
+    return pd.Series(dict(n=len(d), difference=mean, low=low, high=high, bootstrap_low=below, bootstrap_high=above,
+                          p_t=p, p_sign=_sign_flip(d), effect=mean / sd if sd > 0 else np.nan))
 
 # %% ../nbs/08_statistics.ipynb #5480119f
 def against(
@@ -127,7 +133,7 @@ def label_ratio(
     share=1.0,  # of that best
     value="test_accuracy",
     baseline="random",
-):  # Series by seed: labels over the baseline's, under 1 where some are saved; NaN where one of the two does not get there
+):  # Series by seed: labels over the baseline's, under 1 where some are saved; NaN where one does not get there
     "What a strategy pays for an accuracy, in labels of its baseline, paired by seed."
     def ratio(g):
         own = [g[g.strategy == s] for s in (strategy, baseline)]

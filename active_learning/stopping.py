@@ -29,11 +29,15 @@ def advice(
     if not left: return True, "every image has an answer"
     if not fits: return False, "the model has not been trained yet"
     kappas = [f.kappa for f in fits[-3:]]
-    if len(fits) > 3 and min(kappas) > 0.99: return True, f"the model's guesses have settled: κ was above 0.99 in the last {len(kappas)} trainings"
+    if len(fits) > 3 and min(kappas) > 0.99:
+        return True, f"the model's guesses have settled: κ was above 0.99 in the last {len(kappas)} trainings"
     recent, earlier = fits[-5:], fits[:-5]
     if earlier and fits[-1].held >= 30:
-        now, best = (max(f.right / f.held for f in some if f.held) for some in (recent, [f for f in earlier if f.held] or recent))
-        if len(earlier) >= 3 and now <= best: return True, f"no gain left: held-out accuracy was {best:.0%} {recent[0].labels} labels in and is at most {now:.0%} since"
+        now, best = (max(f.right / f.held for f in some if f.held)
+                     for some in (recent, [f for f in earlier if f.held] or recent))
+        if len(earlier) >= 3 and now <= best:
+            return True, (f"no gain left: held-out accuracy was {best:.0%} {recent[0].labels} labels in "
+                          f"and is at most {now:.0%} since")
     return False, "the model's guesses still change from training to training"
 
 

@@ -46,9 +46,12 @@ def write_json(
 def versions():  # dict of text
     "What a result may depend on beside its parameters."
     found = {k: version(k) for k in ("active_learning", "torch", "numpy")}
-    try: commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(find_spec("active_learning").origin).parent, capture_output=True, text=True).stdout.strip()
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(find_spec("active_learning").origin).parent,
+                                capture_output=True, text=True).stdout.strip()
     except OSError: commit = ""
-    return {**found, "python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads(), "commit": commit}
+    return {**found, "python": platform.python_version(), "machine": platform.machine(),
+            "threads": torch.get_num_threads(), "commit": commit}
 
 # %% ../nbs/05_storage.ipynb #95d8a17e
 def save_checkpoint(
@@ -70,7 +73,8 @@ def load_checkpoint(
         try: return read_sealed(path)
         except ValueError:
             os.replace(path, folder / f"{path.name}.damaged")
-            warnings.warn(f"{path} is damaged and was set aside as {path.name}.damaged; going on from the one before it, or from the start where there is none", stacklevel=2)
+            warnings.warn(f"{path} is damaged and was set aside as {path.name}.damaged; "
+                          "going on from the one before it, or from the start where there is none", stacklevel=2)
     return None
 
 # %% ../nbs/05_storage.ipynb #5976db9b
@@ -87,7 +91,8 @@ class Held:
         try: self.lock.acquire()
         except filelock.Timeout:
             who = self.holder.read_text() if self.holder.exists() else "another process"
-            raise RuntimeError(f"{self.holder.parent} is held by {who}; wait for it, stop it, or choose another experiment name") from None
+            raise RuntimeError(f"{self.holder.parent} is held by {who}; "
+                               "wait for it, stop it, or choose another experiment name") from None
         self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
 
     def __exit__(self, *_):
@@ -119,7 +124,9 @@ class Rows:
         "Go on after n rows. Raises ValueError where the file has fewer."
         try: have = len(np.load(self.path, mmap_mode="r"))
         except (OSError, ValueError, EOFError): have = 0
-        if have < n: raise ValueError(f"{self.path} holds {have} rounds where the checkpoint counts {n}; bring it back, or start over with resume=False")
+        if have < n:
+            raise ValueError(f"{self.path} holds {have} rounds where the checkpoint counts {n}; "
+                             "bring it back, or start over with resume=False")
         if not n: write_atomically(self.path, lambda f: f.write(self._header(0)))
 
     def put(

@@ -43,7 +43,7 @@ def plan(
     runs,  # list of dicts of parameters
     out_dir="runs",  # where run folders go
 ):  # list of dicts: parameters, name, folders, done
-    "The runs with the folders they will write. Raises what `parameters.check` and `settle` raise, and ValueError for a folder named twice."
+    "Runs and their folders. Raises what `parameters.check` and `settle` raise, ValueError for a folder named twice."
     rows, taken = [], {}
     for given in runs:
         params = {**given, "out_dir": str(Path(given.get("out_dir", out_dir)).expanduser().absolute())}
@@ -52,11 +52,14 @@ def plan(
         p = settle(p, data)
         made = [Run(p, data, seed, digest) for seed in p["seeds"]]
         for r in made:
-            if r.folder in taken: raise ValueError(f"{given} and {taken[r.folder]} would both write to {r.folder}; give one of them another experiment name")
+            if r.folder in taken:
+                raise ValueError(f"{given} and {taken[r.folder]} would both write to {r.folder}; "
+                                 "give one of them another experiment name")
             taken[r.folder] = given
             if p["resume"]: r.check_folder()
         name = "-".join([p["experiment"], p["strategy"], "seed" + "_".join(map(str, p["seeds"]))])
-        rows.append(dict(params=params, name=name, folders=[str(r.folder) for r in made], done=p["resume"] and all(r.done for r in made)))
+        rows.append(dict(params=params, name=name, folders=[str(r.folder) for r in made],
+                         done=p["resume"] and all(r.done for r in made)))
     return rows
 
 # %% ../nbs/12_sweep.ipynb #e61f5721
@@ -103,7 +106,8 @@ def local_pool(
     workers=0,  # processes; 0 for one a core
 ):  # a `ProcessPoolExecutor`
     "Processes of this machine that do not outlive the one that started them: none is left behind holding a run folder."
-    return ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=_leave_with_parent)
+    return ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"),
+                               initializer=_leave_with_parent)
 
 
 def _collect(futures, table, progress):
@@ -128,12 +132,16 @@ def sweep(
 ):  # DataFrame, a row for each run: name, status (done, kept, failed), seconds, error, notebook, folders
     "Run what is not finished; list what failed. Raises, before anything starts, what `plan` raises."
     rows, notebook = plan(runs, out_dir), Path(notebook).absolute() if notebook else run_notebook()
-    table = pd.DataFrame([dict(name=r["name"], status="kept", seconds=0.0, error="", notebook=str(Path(out_dir).absolute() / "notebooks" / f"{r['name']}.ipynb"), folders=r["folders"]) for r in rows])
+    table = pd.DataFrame([dict(name=r["name"], status="kept", seconds=0.0, error="",
+                               notebook=str(Path(out_dir).absolute() / "notebooks" / f"{r['name']}.ipynb"),
+                               folders=r["folders"]) for r in rows])
     own = None if executor else local_pool(workers)
     try:
         todo = [i for i, r in enumerate(rows) if not r["done"]]
-        _collect({(executor or own).submit(execute, notebook, rows[i], table.notebook[i], threads): i for i in todo}, table, progress)
+        _collect({(executor or own).submit(execute, notebook, rows[i], table.notebook[i], threads): i for i in todo},
+                 table, progress)
     finally:
         if own: own.shutdown(cancel_futures=True)
-    for r in table[table.status == "failed"].itertuples(): print(f"failed: {r.name}: {r.error} (see {Path(r.notebook).name})")
+    for r in table[table.status == "failed"].itertuples():
+        print(f"failed: {r.name}: {r.error} (see {Path(r.notebook).name})")
     return table

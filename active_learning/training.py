@@ -28,7 +28,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 def pick_device(
     name="auto",  # auto, cpu, cuda, cuda:1, mps
 ):  # a `torch.device`
-    "The device by this name; auto takes a CUDA GPU where there is one, else the CPU. Raises ValueError for one that is not there."
+    "The device by this name; auto takes a CUDA GPU where there is one. Raises ValueError for one that is not there."
     kind = str(name).split(":")[0]
     if kind not in DEVICES: raise ValueError(f"unknown device {name!r}; choose one of {', '.join(DEVICES)}")
     there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -42,9 +42,13 @@ def pick_precision(
     name="auto",  # auto, float32, bfloat16 or int8
     device="cpu",  # a `torch.device`, or its kind
 ):  # a `torch.dtype`
-    "The number format of the shortlist; float32 needs none. auto is int8 on a CPU with AVX2 or more, else float32. Raises ValueError for one this machine lacks."
+    """The number format of the shortlist; float32 needs none. auto is int8 on a CPU with AVX2 or more, else float32.
+
+    Raises ValueError for one this machine lacks."""
     if name not in PRECISIONS: raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
-    if name == "int8" and not supported("int8"): raise ValueError("precision 'int8' needs a processor with AVX2 and a PyTorch with oneDNN; choose auto, float32 or bfloat16")
+    if name == "int8" and not supported("int8"):
+        raise ValueError("precision 'int8' needs a processor with AVX2 and a PyTorch with oneDNN; "
+                         "choose auto, float32 or bfloat16")
     if name == "auto" and torch.device(device).type == "cpu" and supported("int8"): return torch.int8
     return {"bfloat16": torch.bfloat16, "int8": torch.int8}.get(name, torch.float32)
 
@@ -56,7 +60,8 @@ KEEP = 512 * 2**20  # bytes a process keeps of what it freed
 def keep_memory():
     "Tell glibc to keep freed memory for the next step instead of returning it to the system; elsewhere, nothing."
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"): libc.mallopt(-3, 32 * 2**20), libc.mallopt(-1, KEEP)  # M_MMAP_THRESHOLD, at its highest, and M_TRIM_THRESHOLD
+    if hasattr(libc, "mallopt"):  # M_MMAP_THRESHOLD, at its highest, and M_TRIM_THRESHOLD
+        libc.mallopt(-3, 32 * 2**20), libc.mallopt(-1, KEEP)
 
 
 class Trainer:
@@ -79,7 +84,8 @@ class Trainer:
         self.model = model.to(self.device, memory_format=torch.channels_last)
         scale = [torch.tensor(v, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255 for v in (mean, std)]
         self.mean, self.std = scale
-        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        self.optimiser = torch.optim.SGD(
+            self.model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
 
     def floats(
         self,
@@ -108,7 +114,8 @@ def _plain(self: Trainer, images, index, dtype):
     "Logits by the folded network, in micro-batches."
     images, size = self.resident(images), MICRO_BATCH[self.device.type]
     if index is not None: index = torch.as_tensor(index).to(images.device)
-    n, net = len(images) if index is None else len(index), copy.deepcopy(fold(self.model)).to(dtype, memory_format=torch.channels_last)
+    n, net = (len(images) if index is None else len(index),
+              copy.deepcopy(fold(self.model)).to(dtype, memory_format=torch.channels_last))
     with torch.inference_mode():
         parts = (images[i:i + size] if index is None else images[index[i:i + size]] for i in range(0, n, size))
         return torch.cat([net(self.floats(x).to(dtype)).float() for x in parts]).cpu()
@@ -129,7 +136,8 @@ def _predict(
     "Logits, in eval mode and without gradients."
     n = len(images) if index is None else len(index)
     if not n: return torch.empty(0, self.model[-1].out_features)
-    if self.device.type == "cpu" and dtype != torch.bfloat16 and supported(): return score(self.compiled(images, dtype), images, index)
+    if self.device.type == "cpu" and dtype != torch.bfloat16 and supported():
+        return score(self.compiled(images, dtype), images, index)
     return self.plain(images, index, dtype)
 
 
@@ -155,7 +163,7 @@ def _fit(
     batch_size=128,
     seed=0,  # int: order and dropout
 ):  # (steps,) losses
-    "One pass over the images in mini-batches. Raises FloatingPointError naming the first batch whose loss is not finite."
+    "One pass over the images. Raises FloatingPointError naming the first mini-batch whose loss is not finite."
     self.model.train()
     losses = []
     with torch.random.fork_rng():
@@ -167,7 +175,10 @@ def _fit(
             self.optimiser.step()
             losses.append(loss.detach())
     losses = torch.stack(losses).cpu()
-    if not losses.isfinite().all(): raise FloatingPointError(f"loss is {losses[~losses.isfinite()][0]} in batch {int((~losses.isfinite()).int().argmax())}; lower the learning rate or look at the images")
+    if not losses.isfinite().all():
+        raise FloatingPointError(f"loss is {losses[~losses.isfinite()][0]} "
+                                 f"in batch {int((~losses.isfinite()).int().argmax())}; "
+                                 "lower the learning rate or look at the images")
     return losses
 
 
@@ -179,8 +190,10 @@ def measure(
     labels,  # (n,) int64
 ):  # dict: loss in nats, accuracy in [0, 1], class_accuracy (C,) with NaN for classes that do not occur
     "How good predictions are."
-    if not len(labels): return dict(loss=float("nan"), accuracy=float("nan"), class_accuracy=np.full(logits.shape[1], np.nan))
+    if not len(labels):
+        return dict(loss=float("nan"), accuracy=float("nan"), class_accuracy=np.full(logits.shape[1], np.nan))
     right = (logits.argmax(1) == labels).double()
     count = torch.bincount(labels, minlength=logits.shape[1]).double()
     by_class = torch.bincount(labels, weights=right, minlength=logits.shape[1]) / count
-    return dict(loss=cross_entropy(logits.double(), labels).item(), accuracy=right.mean().item(), class_accuracy=by_class.numpy())
+    return dict(loss=cross_entropy(logits.double(), labels).item(), accuracy=right.mean().item(),
+                class_accuracy=by_class.numpy())

@@ -46,3 +46,9 @@ def test_a_single_round_is_enough_to_read(name, tmp_path):
         for path in tmp_path.glob(f"results/{note.stem}*.csv"):
             if "round" in (table := pd.read_csv(path)): table[table["round"] <= 1].to_csv(path, index=False)
     papermill.execute_notebook(ROOT / f"nbs/paper/{name}.ipynb", tmp_path / "out.ipynb", dict(figures_dir=str(tmp_path)), progress_bar=False)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nbs/**/[!.]*.ipynb")), ids=lambda f: f.stem)
+def test_no_line_of_code_runs_out_of_sight(path):
+    code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+    assert not [line for line in code.splitlines() if len(line) > 120], "a reader sees about 120 characters of a line"
