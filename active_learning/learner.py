@@ -13,7 +13,7 @@ from .files import read_sealed, write_sealed
 from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
-from .scoring import MARGIN, Memory
+from .shortlist import MARGIN, Memory
 from .training import Trainer, measure
 
 # %% ../nbs/05_learner.ipynb #73a67e01

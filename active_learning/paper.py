@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import figures
+from . import figures, panels
 from .data import load
 from .files import data_root
 from .images import read_image
@@ -125,7 +125,7 @@ def _columns(rows, what, heading, data_dir):
     said = {c: f"{c}\n{g.train.iloc[0]:,}\n+ {g.test.iloc[0]:,}" for c, g in rows.groupby("class", sort=False)}
     own = {c: _images(g.dataset.iloc[0], g, data_dir) for c, g in rows.groupby("class", sort=False)}
     stand_in = f"{rows.dataset.iloc[0]} in the place of " * (rows.dataset.iloc[0] != what)
-    return figures.class_columns(own, said, f"{stand_in}{heading}: training + test images")
+    return panels.class_columns(own, said, f"{stand_in}{heading}: training + test images")
 
 
 def draw(
@@ -136,15 +136,15 @@ def draw(
     "Draw one of the paper's figures from its table."
     task, what, heading = FIGURES[figure]
     with plt.rc_context(figures.STYLE):
-        if task == "toy": return figures.toy_panels(read("toy", results), read("toy_draws", results), heading)
+        if task == "toy": return panels.toy_panels(read("toy", results), read("toy_draws", results), heading)
         if task == "datasets":
             rows = read("datasets", results)
             return _columns(rows[rows.figure == figure], what, heading, data_dir)
         old, said = published(figure), note(about(task, results))
         if what in STRATEGIES:
             new = read(f"{task}_classes", results)
-            return figures.paper_classes(new[new.strategy == what], old, heading, said)
-        return figures.paper_curves(read(task, results), old, what, heading, said, striped="binary" in task)
+            return panels.paper_classes(new[new.strategy == what], old, heading, said)
+        return panels.paper_curves(read(task, results), old, what, heading, said, striped="binary" in task)
 
 # %% ../nbs/13_paper.ipynb #7d57ae31
 def places(

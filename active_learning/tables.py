@@ -124,7 +124,7 @@ def worst_classes(
 def selection(
     asked,  # tidy: strategy, seed, round, class, asked, again
 ):  # (strategies × classes: share of each class, rounds × strategies: share asked for before)
-    "What `figures.selection_panels` draws: which classes were asked for, and how much of a round was known."
+    "What `panels.selection_panels` draws: which classes were asked for, and how much of a round was known."
     share = asked.groupby(["strategy", "class"], sort=False).asked.sum().unstack()
     again = asked.groupby(["strategy", "round"])[["asked", "again"]].sum().eval("again / asked").unstack(0)
     return share.div(share.sum(axis=1), axis=0), again

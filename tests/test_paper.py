@@ -9,7 +9,8 @@ import pytest
 matplotlib.use("agg")
 from matplotlib.image import imread
 
-from active_learning import figures, paper, reproduce
+from active_learning import figures, paper, reproduce, tasks
+from active_learning.collect import collect
 from active_learning.repeat import compare
 from active_learning.files import data_root
 from active_learning.measures import STRATEGIES
@@ -59,10 +60,10 @@ def test_a_short_run_says_so_in_its_title():
 
 
 def test_full_is_the_paper():
-    full = reproduce.SCALES["full"]
+    full = tasks.SCALES["full"]
     assert [full[t]["rounds"] for t in ("mnist", "mnist_binary", "fruits", "fruits_binary")] == [350, 350, 20, 20]
     assert all(full[t]["seeds"] == "0,1,2" for t in ("mnist", "fruits")) and len(full["digits"]["seeds"].split(",")) == 10
-    assert all(p["dataset"] == "digits" for _, p in reproduce.plan("smoke")), "smoke must not need data"
+    assert all(p["dataset"] == "digits" for _, p in tasks.plan("smoke")), "smoke must not need data"
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick"])
@@ -78,9 +79,9 @@ def test_places_do_not_depend_on_the_working_directory(monkeypatch):
 
 
 def test_only_seeds_that_every_strategy_has_begun_are_collected(tmp_path):
-    jobs = [j for j in reproduce.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0 or j[1]["strategy"] == "random"]
+    jobs = [j for j in tasks.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0 or j[1]["strategy"] == "random"]
     for j in jobs: reproduce._unit([j], tmp_path / "runs", "", "cpu")
-    assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 1
+    assert collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 1
     h = paper.read("digits_binary", tmp_path)
     assert set(h.seed) == {0}
     same = {s: g.drop(columns=["strategy", "ran"]).reset_index(drop=True) for s, g in h.groupby("strategy")}
@@ -88,18 +89,18 @@ def test_only_seeds_that_every_strategy_has_begun_are_collected(tmp_path):
 
 
 def test_unfinished_runs_are_collected_up_to_the_round_that_all_have_reached(tmp_path):
-    for j in reproduce.plan("smoke", ["digits_binary"]):
+    for j in tasks.plan("smoke", ["digits_binary"]):
         reproduce._unit([j], tmp_path / "runs", "", "cpu", until=1 if j[1]["strategy"] == "entropy" else 2)
-    assert reproduce.collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 2
+    assert collect("digits_binary", "smoke", tmp_path / "runs", tmp_path) == 2
     assert paper.read("digits_binary", tmp_path)["round"].max() == paper.about("digits_binary", tmp_path)["rounds"] == 1
     assert paper.read("digits_binary_asked", tmp_path)["round"].max() == 1
 
 
 def test_the_first_rounds_are_measured_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.SCALES["full"], "digits_binary", dict(reproduce.TASKS["digits_binary"], rounds=6, seeds="0", evaluate_every=3))
+    monkeypatch.setitem(tasks.SCALES["full"], "digits_binary", dict(tasks.TASKS["digits_binary"], rounds=6, seeds="0", evaluate_every=3))
     monkeypatch.setattr(reproduce, "CLOSELY", 2)
-    for j in reproduce.plan("full", ["digits_binary"]): reproduce._unit([j], tmp_path / "runs", "", "cpu")
-    reproduce.collect("digits_binary", "full", tmp_path / "runs", tmp_path)
+    for j in tasks.plan("full", ["digits_binary"]): reproduce._unit([j], tmp_path / "runs", "", "cpu")
+    collect("digits_binary", "full", tmp_path / "runs", tmp_path)
     h, c = paper.read("digits_binary", tmp_path), paper.read("digits_binary_classes", tmp_path)
     assert all(g["round"].tolist() == [0, 1, 2, 3, 6] for _, g in h.groupby(["strategy", "seed"]))
     assert all(g["round"].tolist() == [0, 1, 2, 3, 6] for _, g in c.groupby(["strategy", "seed", "class"]))
@@ -111,7 +112,7 @@ def test_measuring_changes_nothing_in_a_run(tmp_path):
 
 
 def test_a_run_left_at_a_round_ends_as_one_that_was_not(tmp_path):
-    job, = [j for j in reproduce.plan("smoke", ["digits"]) if j[1]["seeds"] == 0 and j[1]["strategy"] == "entropy"]
+    job, = [j for j in tasks.plan("smoke", ["digits"]) if j[1]["seeds"] == 0 and j[1]["strategy"] == "entropy"]
     for until in (1, 2, 0): reproduce._unit([job], tmp_path / "left", "", "cpu", until)
     reproduce._unit([job], tmp_path / "whole", "", "cpu")
     assert all(compare(tmp_path / "left/digits/entropy/seed0", tmp_path / "whole/digits/entropy/seed0").values())
@@ -119,7 +120,7 @@ def test_a_run_left_at_a_round_ends_as_one_that_was_not(tmp_path):
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_run_killed_after_its_last_question_is_finished(tmp_path, together):
-    jobs = [j for j in reproduce.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0]
+    jobs = [j for j in tasks.plan("smoke", ["digits_binary"]) if j[1]["seeds"] == 0]
     reproduce.train(jobs, tmp_path, 1, until=2)
     for f in tmp_path.glob("*/*/seed0/queries.npy"):  # the answer to the last question was never learned from
         asked = np.load(f)
@@ -132,6 +133,6 @@ def test_a_run_killed_after_its_last_question_is_finished(tmp_path, together):
 def test_until_leaves_the_runs_and_draws_their_figures(tmp_path):
     drawn, runs = tmp_path / "figures", tmp_path / "runs"
     reproduce.make("smoke", ["mnist_binary"], figures_dir=str(drawn), runs_dir=str(runs), workers=1, until=1)
-    assert {reproduce._done(j, runs) for j in reproduce.plan("smoke", ["mnist_binary"])} == {1}
+    assert {reproduce._done(j, runs) for j in tasks.plan("smoke", ["mnist_binary"])} == {1}
     assert paper.about("mnist_binary", drawn / "results")["rounds"] == 1
     assert {f.stem for f in drawn.glob("*.png")} == {k for k, v in paper.FIGURES.items() if v[0] == "mnist_binary"} and not (runs / "notebooks").exists()

@@ -8,7 +8,8 @@ from active_learning.learner import Learner
 from active_learning.measures import STRATEGIES
 from active_learning.models import build, fold
 from active_learning.query import select
-from active_learning.scoring import BLOCK, TRUST, Compiled, Memory, rows, score, shortlist, supported
+from active_learning.scoring import BLOCK, Compiled, rows, score, supported
+from active_learning.shortlist import TRUST, Memory, shortlist
 from active_learning.splits import Data, Part
 from active_learning.training import Trainer
 
