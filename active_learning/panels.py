@@ -177,7 +177,7 @@ def selection_panels(
     for i, name in enumerate([s for s in STRATEGIES if s in share.index]):
         left.bar([x + 0.16 * (i - 2) for x in range(share.shape[1])], share.loc[name], 0.15,
                  color=COLOURS[name], label=title(name))
-        right.plot(again.index, again[name], color=COLOURS[name], marker="o", ms=3)
+        right.plot(again.index, again[name], color=COLOURS[name], marker="o" if len(again) < 30 else "", ms=3)
     left.set_xticks(range(share.shape[1]), share.columns, rotation=0 if max(map(len, share.columns)) < 3 else 30)
     left.set(ylabel="share of what was asked", xlabel="class")
     right.set(xlabel="round", ylabel="share asked for before", ylim=(-0.02, 1.02))

@@ -135,6 +135,7 @@ def draw(
 ):  # the matplotlib figure
     "Draw one of the paper's figures from its table."
     task, what, heading = FIGURES[figure]
+    plt.switch_backend(plt.get_backend())  # first chosen inside, it would forget that a notebook shows its figures
     with plt.rc_context(figures.STYLE):
         if task == "toy": return panels.toy_panels(read("toy", results), read("toy_draws", results), heading)
         if task == "datasets":
