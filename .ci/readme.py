@@ -22,12 +22,15 @@ def readme():
     "README.md as text, paths relative to the root."
     nb = for_readers(nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4))
     nb.metadata["language_info"] = {"name": "python"}
-    hide = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove-input"}), CoalesceStreamsPreprocessor=dict(enabled=True))
+    hide = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove-input"}),
+                  CoalesceStreamsPreprocessor=dict(enabled=True))
     body, _ = MarkdownExporter(config=hide).from_notebook_node(nb)
     return re.sub(r"\n{3,}", "\n\n", body.replace("](../", "](").replace('src="../', 'src="')).strip() + "\n"
 
 
 if __name__ == "__main__":
     text = readme()
-    if "--check" in sys.argv: sys.exit((ROOT / "README.md").read_text(encoding="utf-8") != text and "README.md is not what nbs/index.ipynb says: make readme")
+    if "--check" in sys.argv:
+        sys.exit((ROOT / "README.md").read_text(encoding="utf-8") != text
+                 and "README.md is not what nbs/index.ipynb says: make readme")
     (ROOT / "README.md").write_text(text, encoding="utf-8")

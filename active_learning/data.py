@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -41,11 +42,19 @@ MNIST_FILES = {
 }
 
 # %% ../nbs/03_data.ipynb #28f464b8
+def _fetch_mnist(root, folder):
+    "Download beside, so that only whole files come to stand where they belong."
+    with tempfile.TemporaryDirectory(dir=root) as fresh:
+        load_torchvision().datasets.MNIST(fresh, download=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in MNIST_FILES: (Path(fresh) / "MNIST/raw" / name).replace(folder / name)
+
+
 def _mnist(root):
     "The 60,000 + 10,000 digits under root/MNIST/raw, downloaded where they are missing."
     folder = root / "MNIST" / "raw"
     obtain(folder, f"MNIST ({', '.join(MNIST_FILES)})", lambda: all((folder / f).is_file() for f in MNIST_FILES),
-            lambda: load_torchvision().datasets.MNIST(str(root), download=True))
+            lambda: _fetch_mnist(root, folder))
     for name, md5 in MNIST_FILES.items():
         with open(folder / name, "rb") as f: found = hashlib.file_digest(f, "md5").hexdigest()
         if found != md5:

@@ -7,7 +7,6 @@ __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'cl
 
 # %% ../nbs/09_figures.ipynb #f6615987
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from .measures import STRATEGIES

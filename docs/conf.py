@@ -31,11 +31,13 @@ order = ["toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_binary", 
 paper = [f"paper/{n}" for n in order if (NBS / "paper" / f"{n}.ipynb").exists()]
 parts = [("Run it", rest), ("The paper", paper), ("How it works", first)]
 Path(external_toc_path).write_text("root: index\nsubtrees:\n" + "".join(
-    f"  - caption: {caption}\n    entries:\n" + "".join(f"      - file: {f}\n" for f in files) for caption, files in parts if files))
+    f"  - caption: {caption}\n    entries:\n" + "".join(f"      - file: {f}\n" for f in files)
+    for caption, files in parts if files))
 
 
 def shown(app, name, source):
-    if (NBS / f"{name}.ipynb").exists(): source[0] = nbformat.writes(for_readers(nbformat.reads(source[0], as_version=4)))
+    if (NBS / f"{name}.ipynb").exists():
+        source[0] = nbformat.writes(for_readers(nbformat.reads(source[0], as_version=4)))
 
 
 def setup(app): app.connect("source-read", shown)

@@ -27,8 +27,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve()
 SPECS = dict(
-    resample=dict(dataset="digits", classes="0,1", strategy="entropy", norm="dropout", rounds=4, query_size=32, seeds=0, device="cpu"),
-    pool=dict(dataset="digits", classes="0,1", strategy="least_confidence", protocol="pool", rounds=4, query_size=40, batch_size=20, initial_size=20, seeds=1, device="cpu"),
+    resample=dict(dataset="digits", classes="0,1", strategy="entropy", norm="dropout", rounds=4, query_size=32,
+                  seeds=0, device="cpu"),
+    pool=dict(dataset="digits", classes="0,1", strategy="least_confidence", protocol="pool", rounds=4,
+              query_size=40, batch_size=20, initial_size=20, seeds=1, device="cpu"),
 )
 
 
@@ -36,14 +38,18 @@ def call(what, wanted, folder, threads=1, timeout=600):
     "What `strike` or `fuzz` finds, in a process of its own with a fixed number of threads."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     (folder / "wanted.json").write_text(json.dumps(wanted))
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, str(HERE), what, "wanted.json", "work", "results.json"], cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads),
+           "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, str(HERE), what, "wanted.json", "work", "results.json"],
+                          cwd=folder, env=env, timeout=timeout, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr[-3000:])
     return json.loads((folder / "results.json").read_text())
 
 
 def forked(work, log, seconds=120, cpu=math.inf):
-    "Run `work` in a fork, killed after so many seconds, or so many on the processor; how it ended: finished, killed, hung, or the error's text. What it prints goes to `log`."
+    """Run `work` in a fork, killed after so many seconds, or so many on the processor, its prints going to `log`.
+
+    How it ended: finished, killed, hung, or the error's text."""
     sys.stdout.flush(); sys.stderr.flush()
     if not (child := os.fork()):
         status = 1
@@ -60,11 +66,12 @@ def forked(work, log, seconds=120, cpu=math.inf):
             os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
             return "hung" if hung else "killed"
         time.sleep(0.001)
-    if os.WIFSIGNALED(found[1]): return "killed" if os.WTERMSIG(found[1]) == signal.SIGKILL else f"signal {os.WTERMSIG(found[1])}"
+    if os.WIFSIGNALED(found[1]):
+        return "killed" if os.WTERMSIG(found[1]) == signal.SIGKILL else f"signal {os.WTERMSIG(found[1])}"
     return "finished" if not found[1] else Path(log).read_text()
 
 
-# ---- faults at the k-th operation on the disk -------------------------------------------------------------------------------
+# ---- faults at the k-th operation on the disk -----------------------------------------------------
 
 def tear(fd):
     "Cut a file that is being written: half of a temporary one, the end of a row that no header counts."
@@ -78,7 +85,7 @@ def tear(fd):
 
 
 def at_operation(k, act):
-    "Call `act` before the k-th flush, replacement or removal of this process and all that follow; None calls it before each."
+    "Call `act` before the k-th flush, replacement or removal of this process and all that follow; None: before each."
     count = itertools.count(1)
 
     def wrap(owner, name):
@@ -147,7 +154,7 @@ def arm(fault):
     elif kind == "operations": at_operation(None, lambda name: os.write(fault["to"], f"{name}\n".encode()))
 
 
-# ---- a run, struck and resumed ------------------------------------------------------------------------------------------------
+# ---- a run, struck and resumed --------------------------------------------------------------------
 
 def experiment(spec, out, steps, fault=None):
     "One run of a spec; each round that begins is noted in the file `steps`, with the seconds since the start."
@@ -176,8 +183,10 @@ def strike(fault, reference, out):
 
     shutil.rmtree(out, ignore_errors=True); out.mkdir(parents=True)
     spec, name = SPECS[fault["spec"]], str(reference.relative_to(reference.parents[2]))
-    ended = forked(lambda: experiment(spec, out / "runs", out / "first", fault), out / "log", cpu=fault["at"] if fault["kind"] == "time" else math.inf)
-    if fault["kind"] == "time" and ended == "finished": return strike({**fault, "at": fault["at"] * 0.7}, reference, out)  # it came too late
+    ended = forked(lambda: experiment(spec, out / "runs", out / "first", fault), out / "log",
+                   cpu=fault["at"] if fault["kind"] == "time" else math.inf)
+    if fault["kind"] == "time" and ended == "finished":  # it came too late
+        return strike({**fault, "at": fault["at"] * 0.7}, reference, out)
     folder = out / "runs" / name
     hurt = damage(folder, fault["files"]) if fault["kind"] == "damage" else 0
     kept = len((folder / "history.csv").read_text().splitlines()) - 1 if (folder / "history.csv").exists() else 0
@@ -185,9 +194,13 @@ def strike(fault, reference, out):
     again = forked(lambda: experiment(spec, out / "runs", out / "second"), out / "log2")
     (before, _), (after, when) = begun(out / "first"), begun(out / "second")
     equal = compare(reference, folder) if folder.is_dir() else {}
-    left = [f.name for f in folder.iterdir() if f.name.startswith(".") and f.name != ".lock" or f.name.startswith("checkpoint") and not f.name.endswith("damaged")]
-    return {**fault, "ended": ended, "resumed": again, "kept": kept, "repeated": len(set(before) & set(after)), "rounds": len(set(before) | set(after)), "resume_seconds": when,
-            "seconds": time.perf_counter() - start, "equal": equal, "hurt": hurt, "left": left, "warned": (out / "log2").read_text().count("set aside")}
+    left = [f.name for f in folder.iterdir()
+            if f.name.startswith(".") and f.name != ".lock"
+            or f.name.startswith("checkpoint") and not f.name.endswith("damaged")]
+    return {**fault, "ended": ended, "resumed": again, "kept": kept, "repeated": len(set(before) & set(after)),
+            "rounds": len(set(before) | set(after)), "resume_seconds": when,
+            "seconds": time.perf_counter() - start, "equal": equal, "hurt": hurt, "left": left,
+            "warned": (out / "log2").read_text().count("set aside")}
 
 
 def references(out):
@@ -197,11 +210,13 @@ def references(out):
         place = out / "reference" / name; shutil.rmtree(place, ignore_errors=True); place.mkdir(parents=True)
         start = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         def counted():
-            experiment(spec, place / "runs", place / "steps", dict(kind="operations", to=os.open(place / "operations", os.O_WRONLY | os.O_CREAT)))
+            experiment(spec, place / "runs", place / "steps",
+                       dict(kind="operations", to=os.open(place / "operations", os.O_WRONLY | os.O_CREAT)))
         ended = forked(counted, place / "log")
         if ended != "finished": raise RuntimeError(ended)
         folder = next((place / "runs").rglob("params.json")).parent
-        found[name] = dict(folder=folder, operations=(place / "operations").read_text().split(), seconds=sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - start)
+        found[name] = dict(folder=folder, operations=(place / "operations").read_text().split(),
+                           seconds=sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - start)
     return found
 
 
@@ -214,7 +229,8 @@ def draw(counts, known, seed=0):
             ops, share = known[spec]["operations"], (i // len(SPECS) + r.random()) / -(-n // len(SPECS))
             fault = dict(kind=kind.split()[0], spec=spec, at=1 + int(min(share, 0.999) * len(ops)))
             if kind == "torn":
-                flushes = [j for j, o in enumerate(ops, 1) if o == "fsync"]; fault["at"] = flushes[int(min(share, 0.999) * len(flushes))]
+                flushes = [j for j, o in enumerate(ops, 1) if o == "fsync"]
+                fault["at"] = flushes[int(min(share, 0.999) * len(flushes))]
             if kind == "time": fault["at"] = share * known[spec]["seconds"] * 0.9
             if kind == "memory": fault["at"] = int(share * SPECS[spec]["rounds"])
             if kind.startswith("damage"): fault["files"] = int(kind.split()[1])
@@ -239,7 +255,7 @@ def strikes(counts, out, jobs=2):
     return [r for j in range(jobs) for r in json.loads((out / f"records{j}").read_text())]
 
 
-# ---- damaged files ------------------------------------------------------------------------------------------------------------
+# ---- damaged files --------------------------------------------------------------------------------
 
 def mutate(raw, r):
     "The same bytes after one to four accidents: bits flipped, bytes overwritten, cut out, repeated, or the end lost."
@@ -262,11 +278,14 @@ def pictures(kind):
     from PIL import Image
 
     a = np.random.default_rng(0).integers(0, 256, (24, 20, 4), dtype=np.uint8)
-    modes = dict(JPEG=("RGB", "L", "CMYK"), PNG=("RGB", "RGBA", "P", "I;16", "1"), GIF=("P",), TIFF=("RGB", "I;16", "F", "L"), WEBP=("RGBA",), BMP=("RGB",), PPM=("RGB",))[kind]
+    modes = dict(JPEG=("RGB", "L", "CMYK"), PNG=("RGB", "RGBA", "P", "I;16", "1"), GIF=("P",),
+                 TIFF=("RGB", "I;16", "F", "L"), WEBP=("RGBA",), BMP=("RGB",), PPM=("RGB",))[kind]
     found = []
     for m in modes:
         f = io.BytesIO()
-        image = Image.fromarray((a[..., 0].astype(np.uint16) * 257)) if m == "I;16" else Image.fromarray(a).convert("RGB").convert(m) if m != "RGBA" else Image.fromarray(a)
+        image = (Image.fromarray((a[..., 0].astype(np.uint16) * 257)) if m == "I;16"
+                 else Image.fromarray(a).convert("RGB").convert(m) if m != "RGBA"
+                 else Image.fromarray(a))
         image.save(f, kind); found.append(f.getvalue())
     return found
 
@@ -279,7 +298,9 @@ def album(folder):
     r = np.random.default_rng(0)
     for i, c in enumerate("abc"):
         (folder / c).mkdir(parents=True)
-        for n in range(20): Image.fromarray(r.integers(i * 60, i * 60 + 120, (12, 12, 3), dtype=np.uint8)).save(folder / c / f"{n}.png")
+        for n in range(20):
+            Image.fromarray(r.integers(i * 60, i * 60 + 120, (12, 12, 3), dtype=np.uint8)).save(
+                folder / c / f"{n}.png")
     return folder
 
 
@@ -291,7 +312,8 @@ def read_picture(path):
 
 def idx(shape):
     "An IDX file of bytes."
-    return b"\0\0\x08" + bytes([len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + bytes(i % 10 for i in range(math.prod(shape)))
+    return (b"\0\0\x08" + bytes([len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+            + bytes(i % 10 for i in range(math.prod(shape))))
 
 
 def read_idx(path):
@@ -309,8 +331,11 @@ def read_idx(path):
 
 def table(kind):
     "A run folder's table."
-    rows = [f"entropy,0,{i},{i * 32},1.5,0.5,0.5,1.5,0.5,0.1,0.1" for i in range(6)] if kind == "history" else [f"entropy,0,{i},{c},0.5" for i in range(3) for c in "012"]
-    head = "strategy,seed,round,labels,train_loss,train_accuracy,val_accuracy,test_loss,test_accuracy,scoring_seconds,training_seconds" if kind == "history" else "strategy,seed,round,class,accuracy"
+    rows = ([f"entropy,0,{i},{i * 32},1.5,0.5,0.5,1.5,0.5,0.1,0.1" for i in range(6)] if kind == "history"
+            else [f"entropy,0,{i},{c},0.5" for i in range(3) for c in "012"])
+    head = ("strategy,seed,round,labels,train_loss,train_accuracy,val_accuracy,test_loss,test_accuracy,"
+            "scoring_seconds,training_seconds" if kind == "history"
+            else "strategy,seed,round,class,accuracy")
     return ("\n".join([head, *rows]) + "\n").encode()
 
 
@@ -362,8 +387,13 @@ def model():
         return (Path(d) / "model.pt").read_bytes()
 
 
-READERS = {**{k: (lambda k=k: pictures(k), read_picture) for k in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")}, "IDX": (lambda: [idx((40, 28, 28)), idx((40,))], read_idx),
-           "CSV": (lambda: [table("history"), table("classes")], read_table), "checkpoint": (lambda: [checkpoint()], read_checkpoint), "model": (lambda: [model()], read_model)}
+READERS = {
+    **{k: (lambda k=k: pictures(k), read_picture) for k in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")},
+    "IDX": (lambda: [idx((40, 28, 28)), idx((40,))], read_idx),
+    "CSV": (lambda: [table("history"), table("classes")], read_table),
+    "checkpoint": (lambda: [checkpoint()], read_checkpoint),
+    "model": (lambda: [model()], read_model),
+}
 
 
 def fuzz(kind, n, folder, seed=0, memory=2**30, patience=5):
@@ -377,7 +407,9 @@ def fuzz(kind, n, folder, seed=0, memory=2**30, patience=5):
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
         warnings.simplefilter("ignore")
         for i in range(n):
-            path = folder / f"damaged{i % 50}.{kind.lower()}"; path.write_bytes(next(b for b in iter(lambda: mutate(whole[i % len(whole)], r), None) if b != whole[i % len(whole)]))
+            path = folder / f"damaged{i % 50}.{kind.lower()}"
+            path.write_bytes(next(b for b in iter(lambda: mutate(whole[i % len(whole)], r), None)
+                                  if b != whole[i % len(whole)]))
             start = time.perf_counter()
             try: read(path); result["accepted"] += 1
             except (ValueError, FileNotFoundError) as e:
@@ -386,7 +418,6 @@ def fuzz(kind, n, folder, seed=0, memory=2**30, patience=5):
                 else: result["crashed"].append(f"{i} {type(e).__name__}: {e}")
             except Exception as e: result["crashed"].append(f"{i} {type(e).__name__}: {e}")
             result["slowest"] = max(result["slowest"], time.perf_counter() - start)
-        result["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         (folder / "result.json").write_text(json.dumps(result))
 
     ended = forked(work, folder / "log", seconds=30 + n * patience / 10)
@@ -404,7 +435,8 @@ if __name__ == "__main__" and __spec__ is None and len(sys.argv) == 5 and sys.ar
     import torch._dynamo  # noqa: F401, what the first optimiser of a process would import
 
     DATA = load("digits", "0,1")
-    what, wanted, out, results_file = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]).resolve(), Path(sys.argv[4])
+    what, wanted, out, results_file = (sys.argv[1], json.loads(Path(sys.argv[2]).read_text()),
+                                       Path(sys.argv[3]).resolve(), Path(sys.argv[4]))
     out.mkdir(parents=True, exist_ok=True)
     found = strikes(wanted, out) if what == "strike" else [fuzz(k, n, out / k) for k, n in wanted.items()]
     results_file.write_text(json.dumps(found))

@@ -1,4 +1,6 @@
-"How long a person waits after an answer, seen in the browser.\n\nUsed by nbs/14_labeller.ipynb. Run as a program it writes two tables: python tests/latency.py WAITS.csv STARTS.csv"
+"""How long a person waits after an answer, seen in the browser.
+
+Used by nbs/14_labeller.ipynb. Run as a program it writes two tables: python tests/latency.py WAITS.csv STARTS.csv"""
 import json
 import os
 import sys
@@ -28,10 +30,12 @@ ANSWER = """
 const [keys, answers, pause, done] = arguments, found = [], gaps = [0];
 const board = document.querySelector(".al-board"), now = () => performance.now();
 const tile = () => [...document.querySelectorAll(".al-tile:not(.al-done)")].find(t => t.querySelector("img"));
-const answered = () => [...document.querySelectorAll(".al-tile")].map(t => t.querySelector(".al-name").textContent + t.querySelector(".al-answer").textContent).join("|");
+const answered = () => [...document.querySelectorAll(".al-tile")]
+  .map(t => t.querySelector(".al-name").textContent + t.querySelector(".al-answer").textContent).join("|");
 const training = () => document.body.textContent.includes("training …");
 let last = now();
-const frame = () => { gaps.push(now() - last); last = now(); requestAnimationFrame(frame); }; requestAnimationFrame(frame);
+const frame = () => { gaps.push(now() - last); last = now(); requestAnimationFrame(frame); };
+requestAnimationFrame(frame);
 function ask(i) {
   const t = tile();
   if (i === answers || !t) return done(found);
@@ -55,7 +59,8 @@ def photographs(folder):
     noise = np.random.default_rng(0).integers(-20, 20, (3000, 4000), dtype=np.int16)
     for path in sorted(folder.glob("*.png")):
         large = np.asarray(Image.open(path).resize((4000, 3000), Image.Resampling.BICUBIC), np.int16)
-        Image.fromarray((large + noise).clip(0, 255).astype(np.uint8)).convert("RGB").save(path.with_suffix(".jpg"), quality=90)
+        Image.fromarray((large + noise).clip(0, 255).astype(np.uint8)).convert("RGB").save(
+            path.with_suffix(".jpg"), quality=90)
         path.unlink()
 
 
@@ -76,7 +81,8 @@ def first_model(log):
 
 
 def scene(images, grid, answers, people, photos, pause=400):
-    "What the browser saw of each answer, and after how many seconds JupyterLab answered and showed an image, and what the first training took."
+    """What the browser saw of each answer; when JupyterLab answered and showed an image, and what the first training
+    took, in seconds."""
     import papermill
 
     with tempfile.TemporaryDirectory() as d:
@@ -86,7 +92,9 @@ def scene(images, grid, answers, people, photos, pause=400):
         truth = {f: str(c) for f, c in zip(sorted(p.name for p in folder.iterdir()), load_digits().target)}
         keys = {f: "123456789a"[int(c)] for f, c in truth.items()}
         others(folder, people, truth)
-        papermill.execute_notebook(str(browser.HOME / "nbs" / "label.ipynb"), str(root / "label.ipynb"), dict(folder="images", classes=DIGITS, grid=grid), prepare_only=True, progress_bar=False)
+        papermill.execute_notebook(str(browser.HOME / "nbs" / "label.ipynb"), str(root / "label.ipynb"),
+                                   dict(folder="images", classes=DIGITS, grid=grid),
+                                   prepare_only=True, progress_bar=False)
         begun = time.time()
         with browser.lab(root) as address, browser.chromium(root / "chrome") as page:
             answering = time.time() - begun

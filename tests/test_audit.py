@@ -12,7 +12,6 @@ from active_learning.audit_coded import MnistRun, thinned
 from active_learning.audit_fruits import FruitsRun, window
 from active_learning.audit_noise import means_of_three, power, runs_needed, share_apart, share_interval
 from active_learning.audit_runs import complete
-from active_learning.data import load
 from active_learning.measures import STRATEGIES
 
 PUBLISHED = Path(__file__).parents[1] / "figures" / "results" / "published_curves.csv"
@@ -20,12 +19,9 @@ FRUIT = dict(size=8, pad=1)
 F, G = [f"F{i}" for i in range(1, 8)], [f"G{i}" for i in range(1, 6)]
 
 
-@pytest.fixture(scope="module")
-def digits(): return load("digits")
-
-
 def train(kind, data, strategy, facts=Facts(), seed=0, epochs=3, **recipe):
-    run = kind(data, strategy, facts, seed, **{"batch": 32, "keep": 5, **(FRUIT if kind is FruitsRun else {}), **recipe})
+    run = kind(data, strategy, facts, seed,
+               **{"batch": 32, "keep": 5, **(FRUIT if kind is FruitsRun else {}), **recipe})
     run.batches = [run.epoch() for _ in range(epochs)]
     return run
 
@@ -46,13 +42,16 @@ def test_without_f2_the_margins_leave_random(digits):
 
 
 def test_different_seeds_differ(digits):
-    assert not torch.equal(state(train(MnistRun, digits, "random", seed=0)), state(train(MnistRun, digits, "random", seed=1)))
+    assert not torch.equal(state(train(MnistRun, digits, "random", seed=0)),
+                           state(train(MnistRun, digits, "random", seed=1)))
 
 
 @pytest.mark.parametrize("kind, strategy, expected", [
-    (MnistRun, "random", {"F1", "F3"}), (MnistRun, "largest_margin", {"F1", "F2", "F3"}), (MnistRun, "smallest_margin", {"F1", "F2", "F3"}),
+    (MnistRun, "random", {"F1", "F3"}),
+    (MnistRun, "largest_margin", {"F1", "F2", "F3"}), (MnistRun, "smallest_margin", {"F1", "F2", "F3"}),
     (MnistRun, "least_confidence", {"F1", "F2", "F3", "F4"}), (MnistRun, "entropy", {"F1", "F2", "F3", "F4"}),
-    (FruitsRun, "random", {"G1", "G3", "G4"}), (FruitsRun, "largest_margin", {"G1", "G2", "G4"}), (FruitsRun, "entropy", {"G1", "G2", "G4"}),
+    (FruitsRun, "random", {"G1", "G3", "G4"}),
+    (FruitsRun, "largest_margin", {"G1", "G2", "G4"}), (FruitsRun, "entropy", {"G1", "G2", "G4"}),
 ])
 def test_each_switch_touches_what_it_should(digits, kind, strategy, expected):
     coded = state(train(kind, digits, strategy))
@@ -60,8 +59,10 @@ def test_each_switch_touches_what_it_should(digits, kind, strategy, expected):
 
 
 @pytest.mark.parametrize("kind, strategy, expected", [
-    (MnistRun, "random", {"F3": {"loss"}, "F4": {"loss", "accuracy"}}), (MnistRun, "entropy", {"F3": {"loss"}, "F4": {"loss", "accuracy"}}),
-    (FruitsRun, "random", {"G1": {"loss", "accuracy"}, "G5": {"loss", "accuracy"}}), (FruitsRun, "entropy", {"G1": {"loss", "accuracy"}, "G5": {"loss", "accuracy"}}),
+    (MnistRun, "random", {"F3": {"loss"}, "F4": {"loss", "accuracy"}}),
+    (MnistRun, "entropy", {"F3": {"loss"}, "F4": {"loss", "accuracy"}}),
+    (FruitsRun, "random", {"G1": {"loss", "accuracy"}, "G5": {"loss", "accuracy"}}),
+    (FruitsRun, "entropy", {"G1": {"loss", "accuracy"}, "G5": {"loss", "accuracy"}}),
 ])
 def test_each_switch_changes_these_figures_of_one_network(digits, kind, strategy, expected):
     run, found = train(kind, digits, strategy), {}
@@ -75,8 +76,11 @@ def test_each_switch_changes_these_figures_of_one_network(digits, kind, strategy
 
 @pytest.mark.parametrize("off", F + G)
 def test_each_switch_changes_these_plots(off):
-    losses, ten, two = np.full((3, 2), -0.5), pd.DataFrame(dict(class_0=[1], class_1=[1])), pd.DataFrame(dict(class_0=[2], class_1=[2]))
-    def drawn(facts): return plotted_epochs(range(0, 341, 20), "entropy", facts), plotted_loss(losses, facts).tolist(), binary_panel(ten, two, facts).values.tolist()
+    losses, ten, two = (np.full((3, 2), -0.5), pd.DataFrame(dict(class_0=[1], class_1=[1])),
+                        pd.DataFrame(dict(class_0=[2], class_1=[2])))
+    def drawn(facts):
+        return (plotted_epochs(range(0, 341, 20), "entropy", facts), plotted_loss(losses, facts).tolist(),
+                binary_panel(ten, two, facts).values.tolist())
     changed = [a != b for a, b in zip(drawn(Facts()), drawn(without(off)))]
     assert changed == [off == f for f in ("F5", "F6", "F7")]
 
@@ -107,7 +111,8 @@ def test_only_needed_scores_matter(strategy, facts):
         todo = needed(n, keep, strategy, facts)
         blind[todo] = ask[todo]
         trained = 1 if facts.F1 else keep
-        assert chosen(ask, keep, strategy, facts.F2)[:trained].tolist() == chosen(blind, keep, strategy, facts.F2)[:trained].tolist()
+        assert (chosen(ask, keep, strategy, facts.F2)[:trained].tolist()
+                == chosen(blind, keep, strategy, facts.F2)[:trained].tolist())
 
 
 def test_f3_kills_a_class_and_cross_entropy_does_not(digits):
@@ -144,8 +149,10 @@ def test_thin_needs_f1_and_is_a_pass_of_random_batches(digits):
     with pytest.raises(ValueError, match="thin = 100"): train(MnistRun, digits, "entropy", without("F1"), thin=100)
     run = MnistRun(digits, "entropy", batch=32, keep=5, thin=100)
     order, scores = run.scored()
-    assert [len(b) for b in order] == [len(b) for b in run.shuffle("order", len(run.pool))] and len(torch.cat(order).unique()) <= 100
-    assert all(len(b.unique()) == len(b) for b in order) and np.isnan(scores[1:5]).all() and np.isfinite(np.r_[scores[0], scores[5:]]).all()
+    assert ([len(b) for b in order] == [len(b) for b in run.shuffle("order", len(run.pool))]
+            and len(torch.cat(order).unique()) <= 100)
+    assert (all(len(b.unique()) == len(b) for b in order) and np.isnan(scores[1:5]).all()
+            and np.isfinite(np.r_[scores[0], scores[5:]]).all())
 
 
 def test_thinned_passes_pick_as_the_formula_says(digits):
@@ -180,7 +187,8 @@ def test_all_fruits_measures_are_one_arm(digits):
     assert all(torch.equal(v, w["entropy"]) for v in w.values())
     assert not torch.equal(w["entropy"], state(train(FruitsRun, digits, "random")))
     bare = without("G3", "G4")
-    assert torch.equal(state(train(FruitsRun, digits, "entropy", bare)), state(train(FruitsRun, digits, "random", bare)))
+    assert torch.equal(state(train(FruitsRun, digits, "entropy", bare)),
+                       state(train(FruitsRun, digits, "random", bare)))
 
 
 def test_g1_normalises_over_the_batch_and_entropy_is_nan(digits):
@@ -191,11 +199,14 @@ def test_g1_normalises_over_the_batch_and_entropy_is_nan(digits):
 
 
 def test_g3_repeats_batches(digits):
-    def repeats(facts): return [len({tuple(b.tolist()) for b in e}) < len(e) for e in train(FruitsRun, digits, "random", facts, epochs=6, keep=20).batches]
+    def repeats(facts):
+        return [len({tuple(b.tolist()) for b in e}) < len(e)
+                for e in train(FruitsRun, digits, "random", facts, epochs=6, keep=20).batches]
     assert any(repeats(Facts())) and not any(repeats(without("G3")))
 
 
-def counted(run): return [int(v) for k, v in run.trainer.model.state_dict().items() if k.endswith("num_batches_tracked")]
+def counted(run):
+    return [int(v) for k, v in run.trainer.model.state_dict().items() if k.endswith("num_batches_tracked")]
 
 
 def test_g4_moves_and_freezes_batch_norm(digits):
@@ -226,10 +237,12 @@ def test_window_is_a_part_of_the_image_or_black():
 
 def test_f5_as_in_the_published_panels():
     epochs = list(range(0, 341, 20))
-    assert plotted_epochs(epochs, "random")[:4] == [0, 20, 200, 40] and plotted_epochs(epochs, "largest_margin")[:3] == [0, 200, 20]
+    assert (plotted_epochs(epochs, "random")[:4] == [0, 20, 200, 40]
+            and plotted_epochs(epochs, "largest_margin")[:3] == [0, 200, 20])
     assert plotted_epochs(epochs, "random", without("F5")) == epochs
     d = pd.read_csv(PUBLISHED)
-    for figure, strategy in {"fig_7_3": "smallest_margin", "fig_7_4": "random", "fig_7_5": "least_confidence", "fig_9_2": "entropy", "fig_9_3": "largest_margin"}.items():
+    for figure, strategy in {"fig_7_3": "smallest_margin", "fig_7_4": "random", "fig_7_5": "least_confidence",
+                             "fig_9_2": "entropy", "fig_9_3": "largest_margin"}.items():
         panel = d[d.figure == figure].pivot_table(index="epoch", columns="class", values="value")
         shown = plotted_epochs(epochs, strategy)
         one, two = (panel.iloc[i] for i, e in enumerate(shown) if e == 200)
@@ -241,7 +254,8 @@ def test_f6_and_f7_as_in_the_published_values():
     low = d[d.figure == "fig_7_2"].value.max() / plotted_loss(np.full((3, 1), -0.1))[0]
     assert low == pytest.approx(1, abs=0.05)  # before training p is 1/10
     assert plotted_loss(np.full((3, 1), -0.1), without("F6")) == pytest.approx(-0.1)
-    ten, two = (d[d.figure == f].pivot_table(index="epoch", columns="class", values="value").add_prefix("class_") for f in ("fig_7_4", "fig_7_10"))
+    ten, two = (d[d.figure == f].pivot_table(index="epoch", columns="class", values="value").add_prefix("class_")
+                for f in ("fig_7_4", "fig_7_10"))
     ten.columns, two.columns = [c.removesuffix(".0") for c in ten], [c.removesuffix(".0") for c in two]
     assert (binary_panel(ten, two) - two).abs().max().max() < 0.02
     assert binary_panel(ten, two, without("F7")).equals(two)
@@ -258,7 +272,9 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(digits, tmp_path):
     assert not (tmp_path / "parts.csv").exists()
     parts = complete(MnistRun(digits, "entropy", batch=32), tmp_path / "parts.csv", **when)
     pd.testing.assert_frame_equal(whole, parts)
-    assert not list(tmp_path.glob("*.pt")) and complete(MnistRun(digits, "entropy"), tmp_path / "parts.csv", **when).equals(pd.read_csv(tmp_path / "parts.csv"))
+    assert (not list(tmp_path.glob("*.pt"))
+            and complete(MnistRun(digits, "entropy"), tmp_path / "parts.csv", **when).equals(
+                pd.read_csv(tmp_path / "parts.csv")))
 
 
 def test_unknown_names_are_refused(digits):
@@ -273,7 +289,8 @@ def test_means_of_three_are_all_of_them():
 
 def test_noise_floor_of_known_runs():
     two = [0, 0, 0, 12, 12, 12]  # of the ten ways to part them into threes one differs by 12, nine by 4
-    assert share_apart(two, 12) == pytest.approx(1 / 10, abs=0.03) and share_apart(two, 3.9) == 1 and share_apart(two, 4.1) == pytest.approx(1 / 10, abs=0.03)
+    assert (share_apart(two, 12) == pytest.approx(1 / 10, abs=0.03) and share_apart(two, 3.9) == 1
+            and share_apart(two, 4.1) == pytest.approx(1 / 10, abs=0.03))
     low, high = share_interval(two, 12, times=50)
     assert 0 <= low < 0.1 < high <= 1
     with pytest.raises(ValueError, match="5 runs"): share_apart([1, 2, 3, 4, 5], 1)

@@ -68,7 +68,8 @@ def test_transparency_lies_on_white(tmp_path):
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_exif_rotation_is_applied(turn, tmp_path):
     upright = ramp().astype(np.uint8)[:32] // 2; upright[:, :8] += 90  # lighter below, a bright band on the left
-    undo = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose, 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).T, 8: lambda a: np.rot90(a, 3)}[turn]
+    undo = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose,
+            6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).T, 8: lambda a: np.rot90(a, 3)}[turn]
     image = Image.fromarray(np.ascontiguousarray(undo(upright))); exif = image.getexif(); exif[0x0112] = turn
     a = saved(tmp_path / "turned.png", image, exif=exif)
     assert np.abs(a[0] - upright).max() <= 1
@@ -80,7 +81,8 @@ def test_of_an_animation_the_first_frame(tmp_path):
     assert saved(tmp_path / "film.png", frames[0], save_all=True, append_images=frames[1:]).max() == 10
 
 
-NAMES = ["with space.png", "ünïcödé 图像.png", "it's \"quoted\".png", "-rf.png", "--help.png", "a,b;c.png", "line\nbreak.png", "$HOME `x`.png", "CAPS.PNG", "%s{0}.png"]
+NAMES = ["with space.png", "ünïcödé 图像.png", "it's \"quoted\".png", "-rf.png", "--help.png", "a,b;c.png",
+         "line\nbreak.png", "$HOME `x`.png", "CAPS.PNG", "%s{0}.png"]
 
 
 def test_odd_file_names(pictures):
@@ -102,11 +104,13 @@ def test_class_names_that_are_only_odd(name, pictures, tmp_path):
     from active_learning.results import by_class
 
     (pictures / "a").rename(pictures / name)
-    folders = run(dataset=str(pictures), rounds=1, query_size=8, seeds=0, device="cpu", progress=False, out_dir=str(tmp_path / "runs"))
+    folders = run(dataset=str(pictures), rounds=1, query_size=8, seeds=0, device="cpu", progress=False,
+                  out_dir=str(tmp_path / "runs"))
     assert set(by_class(folders)["class"]) == {name, "b", "c"}
 
 
-BROKEN = {"zero.png": b"", "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "text.jpg": b"this is text", "page.gif": b"<html></html>", "nul.bmp": bytes(500)}
+BROKEN = {"zero.png": b"", "cut.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "text.jpg": b"this is text",
+          "page.gif": b"<html></html>", "nul.bmp": bytes(500)}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -149,7 +153,8 @@ def test_labels_out_of_range():
     with pytest.raises(ValueError, match="outside the pool"): learner.teach([10**6], [0])
 
 
-MAGIC = [b"", b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"II*\0", b"MM\0*", b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b"P5\n", b"P6 9 9 255\n"]
+MAGIC = [b"", b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"II*\0", b"MM\0*",
+         b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b"P5\n", b"P6 9 9 255\n"]
 
 
 @settings(max_examples=FILES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

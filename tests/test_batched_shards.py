@@ -32,20 +32,27 @@ def double(learners):
     return learners
 
 
-@pytest.mark.parametrize("given", [dict(protocol="pool", momentum=0.8, epochs=2), dict(protocol="resample", norm="none", batch_size=16), dict(protocol="pool", momentum=0.0), dict(protocol="resample", granularity="batch")])
+@pytest.mark.parametrize("given", [
+    dict(protocol="pool", momentum=0.8, epochs=2), dict(protocol="resample", norm="none", batch_size=16),
+    dict(protocol="pool", momentum=0.0), dict(protocol="resample", granularity="batch"),
+])
 def test_fitted_together_is_fitted_alone(given, device):
     data = replace(load("digits"), name="a folder's weight decay")
-    crew = lambda: double([Learner(data, s, seed, device=device, **given) for s, seed in (("entropy", 0), ("random", 1), ("largest_margin", 1))])
+    crew = lambda: double([Learner(data, s, seed, device=device, **given)
+                           for s, seed in (("entropy", 0), ("random", 1), ("largest_margin", 1))])
     alone, together = crew(), crew()
     assert alone[0].weight_decay > 0
     for r in range(4):
         for x, y in zip(alone, together):
-            asked = np.random.default_rng([x.seed, r]).permutation(len(data.train))[:50 - x.batch_size % 3]  # a last batch of its own size
+            # a last batch of its own size
+            asked = np.random.default_rng([x.seed, r]).permutation(len(data.train))[:50 - x.batch_size % 3]
             for l in (x, y): l.taught[:] = -1; l.teach(asked, data.train.labels[asked])
         losses = [l.fit() for l in alone] if r != 2 else [*fit_together(alone)]  # going back and forth changes nothing
-        for own, theirs in zip(losses, fit_together(together)): assert torch.allclose(own, theirs[-len(own):], rtol=0, atol=1e-10)
+        for own, theirs in zip(losses, fit_together(together)):
+            assert torch.allclose(own, theirs[-len(own):], rtol=0, atol=1e-10)
     for a, b in zip(alone, together):
-        for (name, x), y in zip(a.trainer.model.state_dict().items(), b.trainer.model.state_dict().values()): assert torch.allclose(x.double(), y.double(), rtol=0, atol=1e-10), name
+        for (name, x), y in zip(a.trainer.model.state_dict().items(), b.trainer.model.state_dict().values()):
+            assert torch.allclose(x.double(), y.double(), rtol=0, atol=1e-10), name
         assert a.fits == b.fits == 4 and torch.equal(a.taught, b.taught)
 
 
@@ -69,7 +76,8 @@ def test_what_cannot_be_fitted_together_is_refused():
 
 
 def test_runs_left_anywhere_end_together_as_they_would_alone(tmp_path):
-    data, given = load("digits"), [dict(strategy=s, seeds="0,1", rounds=6, evaluate_every=3, protocol="pool", query_size=40, device="cpu") for s in ("random", "entropy")]
+    data, given = load("digits"), [dict(strategy=s, seeds="0,1", rounds=6, evaluate_every=3, protocol="pool",
+                                        query_size=40, device="cpu") for s in ("random", "entropy")]
     alone = [f for p in given for f in run(progress=False, data=data, closely=1, out_dir=str(tmp_path / "alone"), **p)]
     where = [{**p, "out_dir": str(tmp_path / "together")} for p in given]
     run(progress=False, data=data, closely=1, until=2, **where[1])  # two are ahead of the other two
@@ -81,9 +89,11 @@ def test_runs_left_anywhere_end_together_as_they_would_alone(tmp_path):
         m.setattr(batched, "_round", round)
         run_together(where, data, False, closely=1, every=3)
     run_together(where, data, False, until=5, closely=1, every=3)
-    assert {load_checkpoint(f)["round"] for f in (tmp_path / "together").glob("*/*/seed*")} == {5}, "left at a round, not at the checkpoint before it"
+    assert {load_checkpoint(f)["round"] for f in (tmp_path / "together").glob("*/*/seed*")} == {5}, \
+        "left at a round, not at the checkpoint before it"
     together = run_together(where, data, False, closely=1, every=3)
-    assert [f.relative_to(tmp_path / "alone") for f in alone] == [f.relative_to(tmp_path / "together") for f in together]
+    assert ([f.relative_to(tmp_path / "alone") for f in alone]
+            == [f.relative_to(tmp_path / "together") for f in together])
     for a, b in zip(alone, together):
         assert sorted(f.name for f in a.iterdir()) == sorted(f.name for f in b.iterdir())
         assert (a / "queries.npy").read_bytes() == (b / "queries.npy").read_bytes()

@@ -29,10 +29,14 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     demo_folder(root / "pictures", 60)
     (root / "pictures" / "torn.png").write_bytes(b"\x89PNG torn")
-    for s in ("random", "entropy"): run(progress=False, dataset="digits", classes="0,1,7", strategy=s, protocol="pool", rounds=3, query_size=20, initial_size=20, seeds=0, out_dir=str(root / "runs"))
-    settings = dict(folder="pictures", classes=f"zero,one,two,{HOSTILE}", labeller="ana", start=4, step=4, epochs=2, check_every=0)
+    for s in ("random", "entropy"):
+        run(progress=False, dataset="digits", classes="0,1,7", strategy=s, protocol="pool", rounds=3,
+            query_size=20, initial_size=20, seeds=0, out_dir=str(root / "runs"))
+    settings = dict(folder="pictures", classes=f"zero,one,two,{HOSTILE}", labeller="ana", start=4, step=4,
+                    epochs=2, check_every=0)
     for name, parameters in (("label", {**settings, "grid": 4}), ("explore", dict(runs="runs"))):
-        papermill.execute_notebook(str(HOME / "nbs" / f"{name}.ipynb"), str(root / f"{name}.ipynb"), parameters, prepare_only=True, progress_bar=False)
+        papermill.execute_notebook(str(HOME / "nbs" / f"{name}.ipynb"), str(root / f"{name}.ipynb"), parameters,
+                                   prepare_only=True, progress_bar=False)
     return root
 
 
@@ -66,7 +70,9 @@ def grow(page, root, act, by=1, who="ana"):
     until(page, lambda p: all_of(p, ".al-tile:not(.al-done)"))
 
 
-def press(page, key): page.execute_script("document.querySelector('.al-board').focus({preventScroll: true})"); ActionChains(page).send_keys(key).perform()
+def press(page, key):
+    page.execute_script("document.querySelector('.al-board').focus({preventScroll: true})")
+    ActionChains(page).send_keys(key).perform()
 
 
 def test_label_ten_images_across_a_killed_kernel(page, lab, root):
@@ -91,11 +97,13 @@ def test_label_ten_images_across_a_killed_kernel(page, lab, root):
     until(page, lambda p: all_of(p, "button.al-label") and "6 labels given" in p.page_source)
     assert list(answers(root)) == kept
     for key in "1234": grow(page, root, lambda: press(page, key))
-    assert [r["label"] for r in answers(root).values()][-4:] == ["zero", "one", "two", HOSTILE] and len(answers(root)) == 10
+    assert ([r["label"] for r in answers(root).values()][-4:] == ["zero", "one", "two", HOSTILE]
+            and len(answers(root)) == 10)
     cells = page.execute_script("return jupyterapp.shell.currentWidget.content.model.cells.length")
     for key in ("n", "s", "b", "d", "d"): press(page, key)
     until(page, lambda p: len(answers(root)) == 12)
-    assert page.execute_script("return jupyterapp.shell.currentWidget.content.model.cells.length") == cells, "keys stay in the board"
+    assert page.execute_script("return jupyterapp.shell.currentWidget.content.model.cells.length") == cells, \
+        "keys stay in the board"
 
     next(b for b in all_of(page, "button") if b.text == "Export CSV").click()
     until(page, lambda p: re.search("10 images written to", p.page_source))
@@ -129,7 +137,8 @@ def begin(page, port, texts):
     "Open the page and fill in its form."
     page.get(f"http://127.0.0.1:{port}/")
     until(page, lambda p: len(all_of(p, "input[type=text]")) == 3)
-    for field, text in zip(all_of(page, "input[type=text]"), texts): field.send_keys("\ue009a\ue000", text + "\t")  # Ctrl-A, so that it is one change
+    for field, text in zip(all_of(page, "input[type=text]"), texts):
+        field.send_keys("\ue009a\ue000", text + "\t")  # Ctrl-A, so that it is one change
     next(b for b in all_of(page, "button") if b.text == "Start").click()
     until(page, lambda p: all_of(p, "button.al-label"))
 
@@ -137,7 +146,8 @@ def begin(page, port, texts):
 def test_labeller_is_a_page_of_its_own(page, root):
     pytest.importorskip("voila")
     port = free_port()
-    papermill.execute_notebook(str(HOME / "nbs" / "label.ipynb"), str(root / "form.ipynb"), dict(start=4, step=4, epochs=1), prepare_only=True, progress_bar=False)
+    papermill.execute_notebook(str(HOME / "nbs" / "label.ipynb"), str(root / "form.ipynb"),
+                               dict(start=4, step=4, epochs=1), prepare_only=True, progress_bar=False)
     p = serve(root, port, "voila", "form.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1")
     try:
         begin(page, port, (str(root / "pictures"), "zero, one", "ben"))

@@ -30,7 +30,8 @@ def folder(tmp_path): return demo_folder(tmp_path / "digits", 60)
 
 def person(folder, name, n):
     "A process that labels n images and then sits there."
-    return subprocess.Popen([sys.executable, "-c", LABEL, str(folder), name, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", LABEL, str(folder), name, str(n)],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_process_loses_nothing_that_was_acknowledged(folder):
@@ -57,7 +58,7 @@ def test_two_people_keep_apart_and_one_name_is_held_once(folder):
 
 
 def test_answering_does_not_wait_for_a_training(folder):
-    "An answer that returns while the training begun before it still runs has not waited; how quick it is belongs into a benchmark."
+    "An answer that returns while the training begun before it still runs has not waited; how quick is a benchmark's."
     session, beside = Session(folder, CLASSES, start=10, step=1, epochs=60, check_every=0, device="cpu"), 0
     for i in range(40):
         running = session.pending
@@ -69,7 +70,8 @@ def test_answering_does_not_wait_for_a_training(folder):
 
 
 def test_folder_labels_are_taught_and_held_out(folder):
-    for i, c in enumerate("ab" * 10): (folder / c).mkdir(exist_ok=True); os.replace(folder / f"{i:04d}.png", folder / c / f"{i:04d}.png")
+    for i, c in enumerate("ab" * 10):
+        (folder / c).mkdir(exist_ok=True); os.replace(folder / f"{i:04d}.png", folder / c / f"{i:04d}.png")
     session = resume(Session(folder, "", "ana", start=5, epochs=1, device="cpu"))
     assert session.classes == ["a", "b"] and len(session.given) == 16 and session.fits[-1].held == 4
     assert not [f for f in session.ask(60) if "/" in f]

@@ -52,20 +52,30 @@ def test_one_seed_one_result(digits, norm):
         for _ in range(2): learner.teach(asked, digits.train.labels[asked]); learner.fit(); asked = learner.query(60)
         return learner, asked
 
-    (a, qa), (b, qb), (c, qc) = go(1), go(1), go(2)
+    (a, qa), (b, qb), (c, _) = go(1), go(1), go(2)
     assert torch.equal(weights(a), weights(b)) and np.array_equal(qa, qb)
     assert not torch.equal(weights(a), weights(c))
 
 
-def test_strategies_share_weights_and_initial_set(digits):
+def test_strategies_share_the_first_weights(digits):
     assert len({weights(Learner(digits, s, seed=4)).numpy().tobytes() for s in STRATEGIES}) == 1
+
+
+def test_strategies_share_the_initial_set(pair, tmp_path):
+    def first(strategy, seed):
+        (f,) = run(data=pair, strategy=strategy, protocol="pool", seeds=seed, rounds=1, query_size=16, batch_size=16,
+                   out_dir=str(tmp_path), progress=False)
+        return np.load(f / "initial.npy").tobytes()
+
+    assert len({first(s, 4) for s in STRATEGIES}) == 1 and first("random", 5) != first("random", 4)
 
 
 def test_four_measures_ask_the_same_on_two_classes(pair, tmp_path):
     "Over whole runs, not only from one state."
     asked = {}
     for m in MEASURES:
-        (f,) = run(data=pair, strategy=m, seeds=0, rounds=5, query_size=32, batch_size=16, out_dir=str(tmp_path), progress=False)
+        (f,) = run(data=pair, strategy=m, seeds=0, rounds=5, query_size=32, batch_size=16, out_dir=str(tmp_path),
+                   progress=False)
         asked[m] = np.load(f / "queries.npy")
     assert all(np.array_equal(q, asked["entropy"]) for q in asked.values())
 
@@ -85,8 +95,10 @@ def test_another_data_set_is_refused(digits, pair, tmp_path):
     with pytest.raises(ValueError, match="other data"): Learner.load(tmp_path / "l.pt", pair)
 
 
-@pytest.mark.parametrize("kwargs, says", [(dict(strategy="x"), "least_confidence"), (dict(protocol="x"), "resample, pool"), (dict(norm="x"), "dropout"),
-                                          (dict(granularity="x"), "sample, batch"), (dict(device="x"), "cpu"), (dict(precision="x"), "bfloat16")])
+@pytest.mark.parametrize("kwargs, says", [
+    (dict(strategy="x"), "least_confidence"), (dict(protocol="x"), "resample, pool"), (dict(norm="x"), "dropout"),
+    (dict(granularity="x"), "sample, batch"), (dict(device="x"), "cpu"), (dict(precision="x"), "bfloat16"),
+])
 def test_wrong_choices_list_the_right_ones(digits, kwargs, says):
     with pytest.raises(ValueError): Learner(digits, **kwargs)
     try: Learner(digits, **kwargs)

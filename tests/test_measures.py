@@ -9,10 +9,12 @@ from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
 from skactiveml.pool import uncertainty_scores
 
-from active_learning.measures import MEASURES, STRATEGIES, entropy, largest_margin, least_confidence, smallest_margin, uncertainty
+from active_learning.measures import (MEASURES, STRATEGIES, entropy, largest_margin, least_confidence,
+                                      smallest_margin, uncertainty)
 
 SIGN = {"largest_margin": -1, "smallest_margin": -1, "least_confidence": 1, "entropy": 1}
-LOGITS = st.tuples(st.integers(1, 20), st.integers(2, 12)).flatmap(lambda s: arrays(np.float64, s, elements=st.floats(-30, 30, width=32)))
+LOGITS = st.tuples(st.integers(1, 20), st.integers(2, 12)).flatmap(
+    lambda s: arrays(np.float64, s, elements=st.floats(-30, 30, width=32)))
 
 
 def softmax(z): return np.exp(log_softmax(z, 1))
@@ -21,7 +23,8 @@ def softmax(z): return np.exp(log_softmax(z, 1))
 def reference(p, name):
     "The paper's φ, written once more in NumPy."
     s = -np.sort(-p, 1)
-    return {"largest_margin": s[:, 0] - s[:, -1], "smallest_margin": s[:, 0] - s[:, 1], "least_confidence": 1 - s[:, 0], "entropy": scipy_entropy(p, axis=1)}[name]
+    return {"largest_margin": s[:, 0] - s[:, -1], "smallest_margin": s[:, 0] - s[:, 1],
+            "least_confidence": 1 - s[:, 0], "entropy": scipy_entropy(p, axis=1)}[name]
 
 
 @given(LOGITS)
@@ -61,7 +64,8 @@ def test_relations_of_the_measures(z):
     assert (h >= coin - eps).all() and (h <= coin + l * np.log(max(c - 1, 1)) + eps).all()
 
 
-@pytest.mark.parametrize("name, method", [("least_confidence", "least_confident"), ("smallest_margin", "margin_sampling"), ("entropy", "entropy")])
+@pytest.mark.parametrize("name, method", [
+    ("least_confidence", "least_confident"), ("smallest_margin", "margin_sampling"), ("entropy", "entropy")])
 def test_agreement_with_scikit_activeml(name, method):
     p = np.random.default_rng(0).dirichlet(np.full(10, 0.4), 500)
     theirs = uncertainty_scores(p, method=method)
@@ -84,8 +88,9 @@ def test_two_classes_are_one_ranking_to_the_last_bit():
 
 @pytest.mark.parametrize("phi", MEASURES.values(), ids=list(MEASURES))
 @pytest.mark.parametrize("bad, says", [
-    ([[0.5, 0.5], [np.nan, 1]], "row 1"), ([[0.5, 0.5], [0.5, 0.5], [1.2, -0.2]], "row 2"), ([[0.5, 0.4]], "row 0"), ([[0.5, 0.502]], "row 0"),
-    ([[1.0], [1.0]], "row 0"), ([0.5, 0.5], "rank 2"), ([[[0.5, 0.5]]], "rank 2")])
+    ([[0.5, 0.5], [np.nan, 1]], "row 1"), ([[0.5, 0.5], [0.5, 0.5], [1.2, -0.2]], "row 2"),
+    ([[0.5, 0.4]], "row 0"), ([[0.5, 0.502]], "row 0"), ([[1.0], [1.0]], "row 0"),
+    ([0.5, 0.5], "rank 2"), ([[[0.5, 0.5]]], "rank 2")])
 def test_bad_rows_are_named(phi, bad, says):
     for kind in (np.array, torch.tensor):
         with pytest.raises(ValueError, match=says): phi(kind(bad))

@@ -12,7 +12,9 @@ from fastcore.xtras import working_directory
 
 from conftest import ROOT
 
-OPENED = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb") if "default_exp" not in f.read_text() and f.stem not in ("run", "benchmarks") and ".ipynb_checkpoints" not in f.parts)
+OPENED = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb")
+                if "default_exp" not in f.read_text() and f.stem not in ("run", "benchmarks")
+                and ".ipynb_checkpoints" not in f.parts)
 
 
 @pytest.mark.parametrize("path", OPENED, ids=lambda f: f.stem)
@@ -24,8 +26,10 @@ def test_a_notebook_runs_from_the_root(path, monkeypatch):
 def test_no_notebook_looks_for_the_repository_beside_its_own_folder():
     found = []
     for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
-        code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
-        found += [(path.name, line) for line in code.splitlines() if re.search(r"""["']\.\./(figures|tests|nbs|active_learning)|notebook=["']run\.ipynb""", line)]
+        code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"]
+                         if c["cell_type"] == "code")
+        found += [(path.name, line) for line in code.splitlines()
+                  if re.search(r"""["']\.\./(figures|tests|nbs|active_learning)|notebook=["']run\.ipynb""", line)]
     assert not found, "use `paper.root()`"
 
 
@@ -50,7 +54,8 @@ def test_a_single_round_is_enough_to_read(name, tmp_path):
         note.write_text(json.dumps({**about, "rounds": 1, "parameters": {**about["parameters"], "evaluate_every": 1}}))
         for path in tmp_path.glob(f"results/{note.stem}*.csv"):
             if "round" in (table := pd.read_csv(path)): table[table["round"] <= 1].to_csv(path, index=False)
-    papermill.execute_notebook(ROOT / f"nbs/paper/{name}.ipynb", tmp_path / "out.ipynb", dict(figures_dir=str(tmp_path)), progress_bar=False)
+    papermill.execute_notebook(ROOT / f"nbs/paper/{name}.ipynb", tmp_path / "out.ipynb",
+                               dict(figures_dir=str(tmp_path)), progress_bar=False)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda f: f.stem)

@@ -13,12 +13,14 @@ import pytest
 
 from conftest import ROOT
 
-NOTEBOOKS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb")
+                   if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p.stem for p in (ROOT / "active_learning").glob("*.py") if not p.stem.startswith("_"))
 BIN = Path(sys.executable).parent
 
 
-def sources(path): return [(c["cell_type"], "".join(c["source"])) for c in json.loads((ROOT / path).read_text())["cells"]]
+def sources(path):
+    return [(c["cell_type"], "".join(c["source"])) for c in json.loads((ROOT / path).read_text())["cells"]]
 
 
 def exports(path):
@@ -31,19 +33,23 @@ def exports(path):
 def copy(tmp_path_factory):
     "A copy of the working tree in which tools may write."
     to = tmp_path_factory.mktemp("copy") / "repo"
-    keep = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".hypothesis", ".pytest_cache", "*.egg-info", ".ipynb_checkpoints", "_docs", "_proc")
+    keep = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".hypothesis", ".pytest_cache",
+                                  "*.egg-info", ".ipynb_checkpoints", "_docs", "_proc")
     shutil.copytree(ROOT, to, ignore=keep)
     return to
 
 
-def tree(root): return {p.relative_to(root).as_posix(): p.read_bytes() for d in ("nbs", "active_learning") for p in (root / d).rglob("*") if p.suffix in (".py", ".ipynb")}
+def tree(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for d in ("nbs", "active_learning")
+            for p in (root / d).rglob("*") if p.suffix in (".py", ".ipynb")}
 
 
 @pytest.mark.parametrize("tool", ["nbdev_export", "nbdev_clean"])
 def test_export_and_clean_leave_no_diff(copy, tool):
     before = tree(copy)
     subprocess.run([BIN / tool], cwd=copy, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(copy)})
-    changed = [k for k in before if tree(copy).get(k) != before[k]]
+    after = tree(copy)
+    changed = sorted(k for k in {*before, *after} if after.get(k) != before.get(k))
     assert not changed, f"{tool} changes {changed}"
 
 
@@ -70,12 +76,18 @@ def test_notebooks_argue(path):
 
 def imports(module):
     "Modules of the package that a module imports."
-    tree = ast.parse((ROOT / "active_learning" / f"{module}.py").read_text())
-    return {n.module.split(".")[1] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and n.module.startswith("active_learning.")}
+    nodes = ast.walk(ast.parse((ROOT / "active_learning" / f"{module}.py").read_text()))
+    found = set()
+    for n in [n for n in nodes if isinstance(n, ast.ImportFrom)]:
+        path = "." * n.level + (n.module or "")
+        if path in (".", "active_learning"): found |= {a.name for a in n.names}
+        elif m := re.fullmatch(r"(?:\.|active_learning\.)(\w+)", path): found.add(m[1])
+    return found
 
 
 def test_arrows_point_one_way():
     order = [exports(n) for n in NOTEBOOKS if exports(n)]
+    assert {"learner", "query"} <= imports("experiment"), "the imports are not seen"
     for module in MODULES:
         later = [m for m in imports(module) if order.index(m) > order.index(module)]
         assert not later, f"{module} imports {later}, which comes after it"
@@ -96,11 +108,16 @@ sys.meta_path.insert(0, Refuse())
 
 def test_the_package_needs_no_notebook_tools(tmp_path):
     "Installed alone, every module imports without nbdev, Jupyter, papermill or ipywidgets."
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", tmp_path, ROOT], check=True, capture_output=True)
-    blocked = {"nbdev", "fastcore", "jupyter", "jupyterlab", "notebook", "papermill", "ipywidgets", "IPython", "ipykernel", "nbclient", "nbformat", "anywidget", "dask", "distributed"}
-    code = BLOCK.format(blocked=blocked) + "import importlib\n" + "".join(f"importlib.import_module('active_learning.{m}')\n" for m in MODULES)
-    code += f"import active_learning; assert active_learning.__file__.startswith({str(tmp_path)!r}), active_learning.__file__"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+                    "--target", tmp_path, ROOT], check=True, capture_output=True)
+    blocked = {"nbdev", "fastcore", "jupyter", "jupyterlab", "notebook", "papermill", "ipywidgets", "IPython",
+               "ipykernel", "nbclient", "nbformat", "anywidget", "dask", "distributed"}
+    code = (BLOCK.format(blocked=blocked) + "import importlib\n"
+            + "".join(f"importlib.import_module('active_learning.{m}')\n" for m in MODULES))
+    code += (f"import active_learning; assert active_learning.__file__.startswith({str(tmp_path)!r}), "
+             "active_learning.__file__")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path,
+                   env={**os.environ, "PYTHONPATH": str(tmp_path)})
 
 
 def test_requirements_leave_the_tools_out():
@@ -108,11 +125,12 @@ def test_requirements_leave_the_tools_out():
     cfg.read(ROOT / "settings.ini")
     base = cfg["DEFAULT"]["requirements"]
     assert not re.search(r"nbdev|jupyter|papermill|ipywidgets|ipykernel", base)
-    assert cfg["DEFAULT"]["update_pyproject"] == "False" and "tags" in cfg["DEFAULT"]["allowed_cell_metadata_keys"] and not (ROOT / "pyproject.toml").exists()
+    assert (cfg["DEFAULT"]["update_pyproject"] == "False"
+            and "tags" in cfg["DEFAULT"]["allowed_cell_metadata_keys"] and not (ROOT / "pyproject.toml").exists())
 
 
 def test_torchvision_imports_where_its_operators_do_not_load():
-    "Beside a CPU-only torch the compiled part of torchvision cannot be loaded; here that is forced wherever the test runs."
+    "Beside a CPU-only torch the compiled part of torchvision cannot be loaded; here that is forced everywhere."
     code = """
 import torch
 def refuse(path): raise OSError('libcudart.so: cannot open shared object file')
@@ -122,5 +140,12 @@ tv = load_torchvision()
 assert tv.datasets.MNIST and tv.datasets.utils.download_url
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert subprocess.run([sys.executable, "-c", code.replace("from active_learning.download import load_torchvision\ntv = load_torchvision()", "import torchvision as tv")], capture_output=True).returncode, \
-        "the plain import works without its operators now: the declaration in download can go"
+    plain = code.replace("from active_learning.download import load_torchvision\ntv = load_torchvision()",
+                         "import torchvision as tv")
+    said = subprocess.run([sys.executable, "-c", plain], capture_output=True, text=True).stderr
+    assert "does not exist" in said, "the plain import works without its operators: the declaration in download can go"
+
+
+def test_no_line_of_the_tests_runs_out_of_sight():
+    lines = [(f.name, line) for f in (ROOT / "tests").glob("*.py") for line in f.read_text().splitlines()]
+    assert not [(name, line) for name, line in lines if len(line) > 120]

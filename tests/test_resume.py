@@ -1,6 +1,5 @@
 "A run killed at any moment, or met by a fault, goes on with the same command and ends as if nothing had happened."
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,13 +28,15 @@ def test_every_run_ends_the_same(records):
     assert len(records) == sum({**KILLS, **OTHERS}.values())
     for r in records:
         assert r["resumed"] == "finished", r
-        assert {"history.csv", "classes.csv", "queries.npy", "scores.npy", "model.pt"} <= set(r["equal"]) and all(r["equal"].values()), r
+        assert ({"history.csv", "classes.csv", "queries.npy", "scores.npy", "model.pt"} <= set(r["equal"])
+                and all(r["equal"].values())), r
         assert not r["left"], r
 
 
 def test_a_hundred_kills_were_kills(records):
     killed = of(records, "kill", "torn", "time")
-    assert len(killed) == 100 and all(r["ended"] == "killed" for r in killed), [r["ended"] for r in killed if r["ended"] != "killed"]
+    assert len(killed) == 100 and all(r["ended"] == "killed" for r in killed), \
+        [r["ended"] for r in killed if r["ended"] != "killed"]
     assert len({(r["spec"], r["kept"]) for r in killed}) >= 8  # they struck in every round
 
 
@@ -50,7 +51,8 @@ def test_damaged_checkpoints_are_set_aside_by_name(records):
 
 
 def test_errors_say_what_happened_and_what_is_kept(records):
-    for kind, says in {"ENOSPC": "No space left on device", "EIO": "Input/output error", "EROFS": "Read-only file system", "memory": "MemoryError"}.items():
+    for kind, says in {"ENOSPC": "No space left on device", "EIO": "Input/output error",
+                       "EROFS": "Read-only file system", "memory": "MemoryError"}.items():
         for r in of(records, kind): assert says in r["ended"] and "same command again" in r["ended"], r
 
 
@@ -64,7 +66,9 @@ RUN = "import sys, json; from active_learning.experiment import run; run(progres
 def test_a_process_of_its_own_killed_and_a_second_told_who_holds_the_folder(tmp_path):
     from active_learning.repeat import repeat
 
-    command = [sys.executable, "-c", RUN, json.dumps(dict(dataset="digits", classes="0,1", rounds=400, query_size=32, seeds=3, device="cpu", out_dir=str(tmp_path), experiment="x"))]
+    command = [sys.executable, "-c", RUN, json.dumps(
+        dict(dataset="digits", classes="0,1", rounds=400, query_size=32, seeds=3, device="cpu",
+             out_dir=str(tmp_path), experiment="x"))]
     first = subprocess.Popen(command)
     folder = tmp_path / "x" / "entropy" / "seed3"
     try:
@@ -73,12 +77,14 @@ def test_a_process_of_its_own_killed_and_a_second_told_who_holds_the_folder(tmp_
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         second = subprocess.run(command, capture_output=True, text=True)
-        assert second.returncode and f"held by process {first.pid} on " in second.stderr and "Traceback" in second.stderr
+        assert second.returncode and f"held by process {first.pid} on " in second.stderr
     finally: first.send_signal(signal.SIGKILL); first.wait()
     assert first.returncode == -signal.SIGKILL and not (folder / "model.pt").exists()
     before = len((folder / "history.csv").read_text().splitlines())
     short = tmp_path / "short.py"
-    short.write_text(RUN.replace("; run(", "; from active_learning import experiment; experiment.Run.rounds = lambda self, *_: [self.step() for _ in range(2)]; run("))
-    subprocess.run([command[0], str(short), command[3]], check=True, env={**os.environ})
+    short.write_text(RUN.replace(
+        "; run(", "; from active_learning import experiment; "
+                  "experiment.Run.rounds = lambda self, *_: [self.step() for _ in range(2)]; run("))
+    subprocess.run([command[0], str(short), command[3]], check=True)
     assert len((folder / "history.csv").read_text().splitlines()) >= before + 1
     with pytest.raises(FileNotFoundError, match="not a run folder"): repeat(tmp_path)

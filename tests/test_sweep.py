@@ -19,14 +19,17 @@ def whole(folder, rounds):
     "Whether a run folder is complete and no trace of an interruption is left."
     names = {p.name for p in folder.iterdir()}
     history = pd.read_csv(folder / "history.csv")
-    return ({"params.json", "history.csv", "classes.csv", "queries.npy", "model.pt"} <= names and not any("checkpoint" in n for n in names)
+    return ({"params.json", "history.csv", "classes.csv", "queries.npy", "model.pt"} <= names
+            and not any("checkpoint" in n for n in names)
             and history["round"].tolist() == list(range(rounds + 1)) and (np.load(folder / "queries.npy") >= 0).all())
 
 
 def test_worker_killed(tmp_path):
     distributed = pytest.importorskip("distributed")
-    rounds, runs = 40, grid(strategy=["random", "entropy", "smallest_margin"], seeds="0", rounds=40)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
+    rounds = 40
+    runs = grid(strategy=["random", "entropy", "smallest_margin"], seeds="0", rounds=rounds)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
+                                  dashboard_address=None) as cluster, distributed.Client(cluster) as client:
         victim, killed = cluster.workers[0].pid, threading.Event()
 
         def kill():
@@ -44,7 +47,11 @@ def test_worker_killed(tmp_path):
 
 def test_workers_do_not_outlive_who_started_them():
     psutil = pytest.importorskip("psutil")
-    code = "import os, time\nfrom active_learning.sweep import local_pool\npool = local_pool(1)\nprint(pool.submit(os.getpid).result(), flush=True)\npool.submit(time.sleep, 600).result()"
+    code = ("import os, time\n"
+            "from active_learning.sweep import local_pool\n"
+            "pool = local_pool(1)\n"
+            "print(pool.submit(os.getpid).result(), flush=True)\n"
+            "pool.submit(time.sleep, 600).result()")
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = psutil.Process(int(parent.stdout.readline()))
     parent.send_signal(signal.SIGKILL); parent.wait()
