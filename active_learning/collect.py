@@ -16,13 +16,13 @@ import pandas as pd
 from .data import load
 from .measures import STRATEGIES
 from .paper import FIGURES
-from .results import asked, by_class, history, parameters, times_asked
+from .results import asked, by_class, history, parameters, times_asked, wanted
 from .storage import versions, write_json
 from .tasks import FULL, SCALES, TWINS, plan
 
 # %% ../nbs/14_collect.ipynb #00bd1c87
 load_once = cache(load)  # one process asks for the same data again and again
-TABLES = ("", "_classes", "_asked", "_times", "_seconds")
+TABLES = ("", "_classes", "_asked", "_times", "_wanted", "_seconds")
 
 
 def _folders(root, names):
@@ -68,7 +68,9 @@ def collect(
                          for f in (history(folders, False), by_class(folders, False)))
     seconds = ["scoring_seconds", "training_seconds"]  # since the row before
     frames = [measured.drop(columns=seconds), classes, asked(folders, data.train.labels, data.classes, reached),
-              times_asked(folders, len(data.train), reached), measured[["strategy", "seed", "round", *seconds]]]
+              times_asked(folders, len(data.train), reached),
+              wanted(folders, data.train.labels, data.classes, reached),
+              measured[["strategy", "seed", "round", *seconds]]]
     for name, f in zip(TABLES, frames):
         _all_four(f).round(6).to_csv(results / f"{task}{name}.csv", index=False, lineterminator="\n")
     notes = [parameters(f) for f in folders]

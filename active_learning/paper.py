@@ -58,7 +58,7 @@ FIGURES = {
 }
 
 def read(
-    name,  # a task, with "_classes", "_asked", "_times" or "_seconds" for its other tables
+    name,  # a task, with "_classes", "_asked", "_times", "_wanted" or "_seconds" for its other tables
     results,  # folder with the tables
 ):  # frame
     "One of the collected tables. Raises FileNotFoundError saying which command makes it."
