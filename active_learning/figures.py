@@ -40,6 +40,7 @@ def curves(
     frame,  # tidy: strategy, seed and the columns x and y
     x="round",  # column on the horizontal axis
     y="test_accuracy",  # column on the vertical axis
+    legend=True,  # draw it; else the caller has one for several axes
 ):
     "A thin line for each run and a bold one for the mean of each strategy."
     for name in [s for s in STRATEGIES if s in set(frame.strategy)]:
@@ -49,7 +50,8 @@ def curves(
         ax.plot(mean[x], mean[y], color=COLOURS[name], lw=2.2, label=f"{title(name)} (n = {own.seed.nunique()})")
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     _whole(ax)
-    ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=8)
+    ax.grid(alpha=0.25); ax.spines[["top", "right"]].set_visible(False)
+    if legend: ax.legend(frameon=False, fontsize=8)
 
 # %% ../nbs/09_figures.ipynb #5197652c
 def class_curves(

@@ -67,8 +67,8 @@ def paper_curves(
     "One of the paper's comparisons: against rounds with the published curve, and against labels revealed."
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.9), sharey=True, layout="constrained")
     for ax, x in ((left, "round"), (right, "labels")):
-        curves(ax, frame, x, y)
-        handles, names = ax.get_legend_handles_labels(); ax.get_legend().remove()
+        curves(ax, frame, x, y, legend=False)
+        handles, names = ax.get_legend_handles_labels()
         if striped: stripe(ax)
     loss = y.endswith("loss")
     behind(left.twinx() if loss else left, published)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from .batched import run_together
-from .collect import collect, load_once
+from .collect import collect
 from .experiment import run
 from .figures import save
-from .paper import FIGURES, draw, places, root
+from .paper import FIGURES, draw, load_once, places, root
 from .progress import tqdm
 from .sweep import local_pool
 from .tasks import SCALES, SECONDS, TASKS, plan

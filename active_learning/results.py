@@ -113,6 +113,12 @@ def asked(
     return pd.DataFrame(rows, columns=["strategy", "seed", "round", "class", "asked", "again"])
 
 
+def _times(folder, n, rounds):
+    "How often a run asked for each of n images."
+    q = queries(folder)[:rounds].ravel()
+    return np.bincount(q[q >= 0], minlength=n)
+
+
 def times_asked(
     root,  # folder or list of run folders
     n,  # size of the pool
@@ -121,8 +127,7 @@ def times_asked(
     "How many images were never asked for, once, twice …"
     rows = []
     for f in run_folders(root, complete=rounds is None):
-        p, q = parameters(f)["parameters"], queries(f)[:rounds].ravel()
-        count = np.bincount(np.bincount(q[q >= 0], minlength=n))
+        p, count = parameters(f)["parameters"], np.bincount(_times(f, n, rounds))
         rows += [(p["strategy"], p["seed"], t, int(i)) for t, i in enumerate(count)]
     return pd.DataFrame(rows, columns=["strategy", "seed", "times", "images"])
 
@@ -137,8 +142,8 @@ def wanted(
     "The images a strategy asked for most often over its seeds, and a random few that none of them asked for."
     total, rows = {}, []
     for f in run_folders(root, complete=rounds is None):
-        s, q = parameters(f)["parameters"]["strategy"], queries(f)[:rounds].ravel()
-        total[s] = total.get(s, 0) + np.bincount(q[q >= 0], minlength=len(labels))
+        s = parameters(f)["parameters"]["strategy"]
+        total[s] = total.get(s, 0) + _times(f, len(labels), rounds)
     for s, times in total.items():
         never = np.flatnonzero(times == 0)
         few = never[draw(len(never), min(n, len(never)), stream(0, "never", s))]

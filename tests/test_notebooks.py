@@ -12,9 +12,14 @@ from fastcore.xtras import working_directory
 
 from conftest import ROOT
 
-OPENED = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb")
-                if "default_exp" not in f.read_text() and f.stem not in ("run", "benchmarks")
-                and ".ipynb_checkpoints" not in f.parts)
+NOTEBOOKS = sorted(f for f in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts)
+OPENED = [f for f in NOTEBOOKS if "default_exp" not in f.read_text() and f.stem not in ("run", "benchmarks")]
+
+
+def code(path):
+    "The code of a notebook, or of a Python file."
+    if path.suffix == ".py": return path.read_text()
+    return "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
 
 
 @pytest.mark.parametrize("path", OPENED, ids=lambda f: f.stem)
@@ -25,15 +30,12 @@ def test_a_notebook_runs_from_the_root(path, monkeypatch):
 
 def test_no_notebook_looks_for_the_repository_beside_its_own_folder():
     found = []
-    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
-        code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"]
-                         if c["cell_type"] == "code")
-        found += [(path.name, line) for line in code.splitlines()
+    for path in NOTEBOOKS:
+        found += [(path.name, line) for line in code(path).splitlines()
                   if re.search(r"""["']\.\./(figures|tests|nbs|active_learning)|notebook=["']run\.ipynb""", line)]
     assert not found, "use `paper.root()`"
 
 
-NOTEBOOKS = sorted(ROOT.glob("nbs/**/[!.]*.ipynb"))
 DRAWS = re.compile(r"\bpaper\.show\(|^fig\b[^=\n]*= |plt\.show\(", re.M)
 
 
@@ -58,7 +60,7 @@ def test_a_single_round_is_enough_to_read(name, tmp_path):
                                dict(figures_dir=str(tmp_path)), progress_bar=False)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda f: f.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda f: f.stem)
 def test_no_line_of_code_runs_out_of_sight(path):
-    code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
-    assert not [line for line in code.splitlines() if len(line) > 120], "a reader sees about 120 characters of a line"
+    long = [line for line in code(path).splitlines() if len(line) > 120]
+    assert not long, "a reader sees about 120 characters of a line"

@@ -144,8 +144,3 @@ assert tv.datasets.MNIST and tv.datasets.utils.download_url
                          "import torchvision as tv")
     said = subprocess.run([sys.executable, "-c", plain], capture_output=True, text=True).stderr
     assert "does not exist" in said, "the plain import works without its operators: the declaration in download can go"
-
-
-def test_no_line_of_the_tests_runs_out_of_sight():
-    lines = [(f.name, line) for f in (ROOT / "tests").glob("*.py") for line in f.read_text().splitlines()]
-    assert not [(name, line) for name, line in lines if len(line) > 120]
