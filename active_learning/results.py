@@ -105,6 +105,7 @@ def asked(
     rows = []
     for f in run_folders(root, complete=rounds is None):
         p, seen = parameters(f)["parameters"], np.zeros(len(labels), bool)
+        seen[_first(f)] = True
         for r, q in enumerate(queries(f)[:rounds], 1):
             q = q[q >= 0]
             counts = [np.bincount(np.asarray(labels)[i], minlength=len(classes)) for i in (q, q[seen[q]])]
@@ -113,9 +114,15 @@ def asked(
     return pd.DataFrame(rows, columns=["strategy", "seed", "round", "class", "asked", "again"])
 
 
+def _first(folder):
+    "The images a run began with, whose labels it was told before it asked."
+    path = Path(folder) / "initial.npy"
+    return np.load(path) if path.exists() else np.empty(0, np.int64)
+
+
 def _times(folder, n, rounds):
-    "How often a run asked for each of n images."
-    q = queries(folder)[:rounds].ravel()
+    "How often a run was told the label of each of n images."
+    q = np.r_[_first(folder), queries(folder)[:rounds].ravel()]
     return np.bincount(q[q >= 0], minlength=n)
 
 
@@ -124,7 +131,7 @@ def times_asked(
     n,  # size of the pool
     rounds=None,  # only so many of every run, which then need not be complete
 ):  # frame: strategy, seed, times, images
-    "How many images were never asked for, once, twice …"
+    "How many images were never asked for, once, twice …; those a run began with count as asked for once."
     rows = []
     for f in run_folders(root, complete=rounds is None):
         p, count = parameters(f)["parameters"], np.bincount(_times(f, n, rounds))

@@ -59,18 +59,25 @@ def last(
     return frame[frame["round"] == frame["round"].max()]
 
 
+def _order(values):
+    "Names with their values, highest first."
+    s = values.sort_values(ascending=False)
+    signs = ["", *(" = " if a == b else " > " for a, b in zip(s, s.iloc[1:]))]
+    return "".join(f"{sign}{title(n)} {v:.1%}" for sign, (n, v) in zip(signs, s.items()))
+
+
 def ranking(
     frame,  # tidy: strategy, seed, round and `value`
     figure,  # fig_7_1 …, whose published curves are compared
     value="test_accuracy",
 ):  # text
-    "The order of the strategies at the end, as published and here."
+    "The order of the strategies, as published and here, as far as both have come."
     old = published(figure)
-    old = old[old.epoch == old.epoch.max()].set_index("strategy").value
-    new = last(frame).groupby("strategy")[value].mean()
-    there, here = (" > ".join(f"{title(n)} {v:.1%}" for n, v in s.sort_values(ascending=False).items())
-                   for s in (old, new))
-    return (f"At the end, published: {there}.  \nOurs: {here}.  \n"
+    end = min(old.epoch.max(), frame["round"].max())
+    then, now = (s[s <= end].max() for s in (old.epoch, frame["round"]))
+    old = old[old.epoch == then].set_index("strategy").value
+    new = frame[frame["round"] == now].groupby("strategy")[value].mean()
+    return (f"Published, epoch {then:.0f}: {_order(old)}.  \nOurs, round {now}: {_order(new)}.  \n"
             f"Best and worst are {100 * np.ptp(old):.1f} points apart there, {100 * np.ptp(new):.1f} here.")
 
 # %% ../nbs/13_tables.ipynb #tab00013
@@ -92,13 +99,16 @@ def budgets(
     frame,  # tidy: strategy, seed, round, labels, test_accuracy
     targets=(0.9, 0.95, 0.98),  # accuracies to reach
 ):  # frame of texts, targets × strategies
-    "Labels until the mean curve first reaches an accuracy."
+    "Labels until the mean curve first reaches an accuracy; ≤ before those of the first lesson."
     means = frame.groupby(["strategy", "round"])[["labels", "test_accuracy"]].mean().reset_index().assign(seed=0)
+    means = means[means.labels > 0]  # an untrained network is no part of a curve
     common = means.groupby("strategy").test_accuracy.max().min()
     need = pd.concat([labels_needed(means, t).assign(target=t) for t in (*targets, common)])
     wide = need.groupby(["target", "strategy"]).needed.mean().unstack()[names(frame)]
+    at_once = wide.eq(means.groupby("strategy").labels.min()[wide.columns])
     text = wide.map(lambda v: f"{v:,.0f}" if np.isfinite(v) else "not reached")
-    return text.rename(columns=title, index="{:.1%}".format)
+    text = text.mask(at_once, "≤ " + text)
+    return text.rename(columns=title, index="{:.2%}".format)
 
 
 def gains(
