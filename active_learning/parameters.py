@@ -101,12 +101,13 @@ def check(
 
 # %% ../nbs/05_parameters.ipynb #37db7fa7
 def given(
-    namespace,  # `globals()` of a notebook
+    namespace,  # `globals()` of a notebook; `_given` in it says that it has been asked before
 ):  # dict
-    "The scalars a notebook's parameter cells defined, misspelt ones among them."
+    "The scalars a notebook's parameter cells defined; the first time in a kernel, misspelt ones among them."
     own = ("In", "Out", "exit", "quit", "open", "get_ipython")
+    again, namespace["_given"] = "_given" in namespace, True
     return {k: v for k, v in namespace.items()
-            if not k.startswith("_") and k not in own
+            if not k.startswith("_") and k not in own and (k in DEFAULTS or not again)
             and isinstance(v, (str, int, float, list, tuple, dict, type(None)))}
 
 # %% ../nbs/05_parameters.ipynb #e95db214
