@@ -86,6 +86,9 @@ class Trainer:
         self.mean, self.std = scale
         self.optimiser = torch.optim.SGD(
             self.model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        self.held = None, 0, None  # a pool, its version, and its copy on the device
+
+    def __getstate__(self): return {**self.__dict__, "held": (None, 0, None)}  # a pool doesn't travel
 
     def floats(
         self,
@@ -105,9 +108,11 @@ def _resident(
 ):  # the same, on the device
     "The pool on a GPU, moved there once as long as the same tensor is asked about; on a CPU, itself."
     if self.device.type == "cpu" or images.device == self.device: return images
-    key = images.data_ptr(), images.shape, images._version
-    if getattr(self, "held", (None, None))[0] != key: self.held = key, images.to(self.device)
-    return self.held[1]
+    source, version, copied = self.held
+    if source is not images or version != images._version:
+        copied = images.to(self.device)
+        self.held = images, images._version, copied
+    return copied
 
 
 def _plain(self: Trainer, images, index, dtype):
