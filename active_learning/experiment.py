@@ -229,7 +229,7 @@ def _open(self: Run):
     except OSError as e:
         raise OSError(f"out_dir = {self.p['out_dir']!r} cannot be written ({e}); choose another folder") from e
     with Held(self.folder):
-        if not self.p["resume"]: self.clear()
+        self.check_folder() if self.p["resume"] else self.clear()
         self.tidy()
         yield
 
