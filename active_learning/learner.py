@@ -120,7 +120,7 @@ def _ranked(learner, candidates, k, seed):
     logits = learner.trainer.predict(learner.data.train.images, None if learner.protocol == "resample" else candidates)
     scores = uncertainty(logits, learner.strategy)
     place = (select(scores, k, seed) if learner.granularity == "sample"
-             else torch.from_numpy(select_batches(scores, k, learner.batch_size, seed)))
+             else torch.from_numpy(select_batches(scores, k, min(learner.batch_size, len(candidates)), seed)))
     return place, scores[place], logits[place].argmax(1).numpy()
 
 
