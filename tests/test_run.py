@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from active_learning.experiment import run, runs_of
+from active_learning.repeat import repeat
 from conftest import ROOT
 
 PAPERMILL = Path(sys.executable).parent / "papermill"
@@ -100,3 +101,13 @@ def test_a_folder_begun_between_the_check_and_the_lock(pair, tmp_path):
     with pytest.raises(ValueError, match="learning_rate: 0.5 there"): late.go(False)
     over.go(False)
     assert json.loads((over.folder / "params.json").read_text())["parameters"]["learning_rate"] == 0.01
+
+
+def test_repeat_of_a_run_measured_closely(pair, tmp_path):
+    small = dict(progress=False, data=pair, classes="0,1", rounds=5, query_size=16, batch_size=16, seeds=0,
+                 evaluate_every=4, out_dir=str(tmp_path))
+    run(closely=2, until=1, **small)
+    (f,) = run(**small)  # goes on as it was begun
+    assert pd.read_csv(f / "history.csv")["round"].tolist() == [0, 1, 2, 4, 5]
+    assert json.loads((f / "params.json").read_text())["closely"] == 2
+    assert all(repeat(f, progress=False).values())
