@@ -162,7 +162,7 @@ def load(
     if dataset == "digits": return subset(_digits(), classes)
     if dataset == "mnist": return subset(_mnist(base), classes)
     if dataset == "fruits360": return subset(_fruits(base, classes), classes)
-    data = _folder(str(dataset), size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    data = _folder(str(dataset), size, mean=(0.5,) * 3, std=(0.5,) * 3, own=True)
     say_sizes(Path(data.folder), data.train.files, size)
     return subset(data, classes)
 

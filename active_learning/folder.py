@@ -101,7 +101,7 @@ def survey(
     whole = Part(images, labels, tuple(files))
     pool = whole.take((~held).nonzero()[:, 0])
     data = Data(root.name, tuple(classes), pool, whole.take(torch.empty(0, dtype=torch.int64)),
-                whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root))
+                whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root), own=True)
     return Survey(root, data, {**broken, **refused})
 
 # %% ../nbs/10_folder.ipynb #410eb8d4

@@ -29,11 +29,11 @@ PAPER = {
 def paper_values(
     data,  # a `Data`
 ):  # dict: rounds, query_size, batch_size, learning_rate, weight_decay
-    "The paper's values for its data sets; for a folder, the same proportions."
+    "The paper's values for its data sets; for a folder, even one that is named like them, the same proportions."
     n = len(data.train)
     k = max(2, round(n / 20))
     own = dict(rounds=20, query_size=k, batch_size=min(64, k), learning_rate=0.005, weight_decay=8e-4)
-    return dict(PAPER.get(data.name, own))
+    return dict(own if data.own else PAPER.get(data.name, own))
 
 # %% ../nbs/05_learner.ipynb #d0523bcb
 def _choice(name, value, allowed):
