@@ -6,6 +6,9 @@
 __all__ = ['PROTOCOLS', 'GRANULARITIES', 'PAPER', 'SETTINGS', 'paper_values', 'Learner']
 
 # %% ../nbs/05_learner.ipynb #4ed6ccb8
+import copy
+import warnings
+
 import numpy as np
 import torch
 
@@ -14,7 +17,7 @@ from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
 from .shortlist import MARGIN, Memory
-from .training import Trainer, measure
+from .training import Trainer, measure, pick_device
 
 # %% ../nbs/05_learner.ipynb #73a67e01
 PROTOCOLS = ("resample", "pool")
@@ -241,14 +244,27 @@ def _save(
     write_sealed(path, self.state())
 
 
+def _here(device):
+    "The device where this machine has it, else auto, with a warning."
+    try: pick_device(device)
+    except ValueError as e:
+        warnings.warn(f"saved with device {device!r}: {e}; loaded with auto", stacklevel=3)
+        return "auto"
+    return device
+
+
 def _load(
     cls,
     path,  # a file written by `save`
     data,  # the same `Data`
+    device="",  # auto, cpu, cuda, cuda:1, mps; "" = the saved one, or auto where this machine lacks it
+    precision="",  # auto, float32, bfloat16, int8; "" = the saved one
 ):  # a `Learner`
     "Load a saved learner. Raises ValueError where the file is damaged, or `data` is not what it was trained on."
     state = read_sealed(path)
-    return cls(data, **state["settings"]).restore(state)
+    was = state["settings"]
+    now = dict(device=device or _here(was["device"]), precision=precision or was["precision"])
+    return cls(data, **{**was, **now}).restore(state)
 
 
 Learner.save, Learner.load = _save, classmethod(_load)

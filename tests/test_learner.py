@@ -1,5 +1,6 @@
 "The learner: never peeks, the same steps from the same seed, one query on two classes."
 import dataclasses
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -103,3 +104,14 @@ def test_wrong_choices_list_the_right_ones(digits, kwargs, says):
     with pytest.raises(ValueError): Learner(digits, **kwargs)
     try: Learner(digits, **kwargs)
     except ValueError as e: assert all(w in str(e) for w in says.split(", "))
+
+
+def test_saved_on_a_gpu_loaded_without(digits, tmp_path):
+    learner = Learner(digits, seed=0, device="cpu")
+    learner.device = "cuda"
+    learner.save(tmp_path / "l.pt")
+    with patch("torch.cuda.is_available", lambda: False), pytest.warns(UserWarning, match="saved with device 'cuda'"):
+        twin = Learner.load(tmp_path / "l.pt", digits)
+    assert twin.device == "auto" and torch.equal(weights(twin), weights(learner))
+    twin = Learner.load(tmp_path / "l.pt", digits, device="cpu", precision="float32")
+    assert (twin.device, twin.precision) == ("cpu", "float32")
