@@ -16,7 +16,7 @@ import numpy as np
 from .learner import GRANULARITIES, PAPER, PROTOCOLS, paper_values
 from .measures import STRATEGIES
 from .models import NORMS
-from .training import PRECISIONS, pick_device
+from .training import PRECISIONS, pick_device, pick_precision
 
 # %% ../nbs/05_parameters.ipynb #780d1504
 DEFAULTS = dict(
@@ -96,7 +96,7 @@ def check(
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", p["device"]):
         raise ValueError(f"device = {p['device']!r}: "
                          "choose auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1")
-    pick_device(p["device"])
+    pick_precision(p["precision"], pick_device(p["device"]))
     return {**p, "seeds": seed_list(p["seeds"])}
 
 # %% ../nbs/05_parameters.ipynb #37db7fa7

@@ -34,8 +34,12 @@ def pick_device(
     there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[kind]: raise ValueError(f"device {name!r} is not available on this machine; choose auto or cpu")
     if kind == "auto": return torch.device("cuda" if there["cuda"] else "cpu")
-    try: return torch.device(name)
+    try: device = torch.device(name)
     except RuntimeError as e: raise ValueError(f"device {name!r} is not a device: {e}") from e
+    if kind == "cuda" and (device.index or 0) >= (n := torch.cuda.device_count()):
+        raise ValueError(f"device {name!r}: this machine has {n} GPU{'s' * (n > 1)}; "
+                         f"choose one of {', '.join(f'cuda:{i}' for i in range(n))}")
+    return device
 
 
 def pick_precision(
@@ -46,10 +50,11 @@ def pick_precision(
 
     Raises ValueError for one this machine lacks."""
     if name not in PRECISIONS: raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
-    if name == "int8" and not supported("int8"):
-        raise ValueError("precision 'int8' needs a processor with AVX2 and a PyTorch with oneDNN; "
+    fast = torch.device(device).type == "cpu" and supported("int8")
+    if name == "int8" and not fast:
+        raise ValueError(f"precision 'int8' needs device cpu, not {device}, with AVX2 and a PyTorch with oneDNN; "
                          "choose auto, float32 or bfloat16")
-    if name == "auto" and torch.device(device).type == "cpu" and supported("int8"): return torch.int8
+    if name == "auto" and fast: return torch.int8
     return {"bfloat16": torch.bfloat16, "int8": torch.int8}.get(name, torch.float32)
 
 # %% ../nbs/04_training.ipynb #f97f41b4
