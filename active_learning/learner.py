@@ -69,6 +69,8 @@ class Learner:
         self.protocol = _choice("protocol", protocol, PROTOCOLS)
         self.granularity = _choice("granularity", granularity, GRANULARITIES)
         self.norm = _choice("norm", norm, NORMS)
+        if isinstance(epochs, bool) or epochs != int(epochs) or epochs < 1:
+            raise ValueError(f"epochs = {epochs}: expected a whole number from 1")
         own = paper_values(data)
         self.batch_size, self.learning_rate = (int(batch_size) or own["batch_size"],
                                                learning_rate or own["learning_rate"])
@@ -212,20 +214,22 @@ SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learni
 
 
 def _state(self: Learner):  # dict of tensors, numbers and strings
-    "All it takes to go on."
-    return dict(settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
-                taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
-                memory=(self.memory.scores, self.memory.trusted),
-                model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
+    "All it takes to go on, as it is now: a copy."
+    return copy.deepcopy(dict(
+        settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
+        taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
+        memory=(self.memory.scores, self.memory.trusted),
+        model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict()))
 
 
 def _restore(
     self: Learner,
     state,  # what `state` gave
 ):  # itself
-    "Take over a saved state."
+    "Take over a saved state, which stays as it is. Raises ValueError where it belongs to other data."
     if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes):
         raise ValueError("the saved learner belongs to other data: another pool size or other classes")
+    state = copy.deepcopy(state)
     self.taught, self.current, self.queries, self.fits = (state[k] for k in ("taught", "current", "queries", "fits"))
     self.memory.scores, self.memory.trusted = state.get("memory") or (self.memory.scores, 0)  # older files have none
     self.trainer.model.load_state_dict(state["model"])
