@@ -77,7 +77,7 @@ def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     if not os.path.isdir(root):
         raise FileNotFoundError(f"no folder {str(root)[:200]!r}; "
                                 "dataset is digits, mnist, fruits360 or the path of a folder of images")
-    first, second = either(root, "train", "Training"), either(root, "test", "Test")
+    first, second = either(root, "train", "training"), either(root, "test")
     if (first is None) != (second is None):
         raise ValueError(f"{root} has {(first or second).name}/ alone; "
                          "it needs train/ and test/ (or Training/ and Test/), or only a folder per class")

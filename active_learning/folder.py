@@ -44,7 +44,7 @@ def class_names(
     names = [str(c).strip() for c in (classes.split(",") if isinstance(classes, str) else classes)]
     names = [c for c in names if c]
     if not names and folder:
-        top = either(folder, "train", "Training") or folder
+        top = either(folder, "train", "training") or folder
         names = sorted(p.name for p in top.iterdir()
                        if p.is_dir() and not p.name.startswith(".") and p.name.lower() not in ("unlabelled", "test"))
     if len(set(names)) < 2 or len(set(names)) < len(names):

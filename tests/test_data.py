@@ -134,3 +134,10 @@ def test_a_folder_that_bears_a_name_of_the_paper_is_still_a_folder(name, tmp_pat
         for i in range(20): Image.new("L", (8, 8), 100 * (c == "a") + i).save(tmp_path / name / c / f"{i}.png")
     for data in (load(tmp_path / name), survey(tmp_path / name).data):
         assert data.name == name and paper_values(data)["rounds"] == 20 and paper_values(data)["query_size"] == 2
+
+
+@pytest.mark.parametrize("first, second", [("train", "test"), ("Train", "Test"), ("training", "TEST")])
+def test_train_and_test_in_any_case(first, second, tmp_path):
+    make(tmp_path / first), make(tmp_path / second)
+    data, seen = load(tmp_path), survey(tmp_path).data
+    assert data.classes == seen.classes == ("dark", "light") and len(data.test) == len(seen.test) == 20
