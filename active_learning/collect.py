@@ -15,7 +15,7 @@ import pandas as pd
 from .measures import STRATEGIES
 from .paper import FIGURES, load_once
 from .results import asked, by_class, history, parameters, times_asked, wanted
-from .storage import versions, write_json
+from .storage import versions, write_csv, write_json
 from .tasks import FULL, SCALES, TWINS, plan
 
 # %% ../nbs/14_collect.ipynb #00bd1c87
@@ -69,7 +69,8 @@ def collect(
               wanted(folders, data.train.labels, data.classes, reached),
               measured[["strategy", "seed", "round", *seconds]]]
     for name, f in zip(TABLES, frames):
-        _all_four(f).round(6).to_csv(results / f"{task}{name}.csv", index=False, lineterminator="\n")
+        f = _all_four(f).round(6)
+        write_csv(results / f"{task}{name}.csv", f, f.columns)
     notes = [parameters(f) for f in folders]
     same = {k: v for k, v in notes[0]["parameters"].items()
             if k not in ("strategy", "seed", "out_dir", "data_dir", "resume")}

@@ -77,7 +77,7 @@ def _folder(path, size, category=str, classes=None, name=None, **kwargs):
     if not os.path.isdir(root):
         raise FileNotFoundError(f"no folder {str(root)[:200]!r}; "
                                 "dataset is digits, mnist, fruits360 or the path of a folder of images")
-    first, second = either(root, "train", "Training"), either(root, "test", "Test")
+    first, second = either(root, "train", "training"), either(root, "test")
     if (first is None) != (second is None):
         raise ValueError(f"{root} has {(first or second).name}/ alone; "
                          "it needs train/ and test/ (or Training/ and Test/), or only a folder per class")
@@ -162,7 +162,7 @@ def load(
     if dataset == "digits": return subset(_digits(), classes)
     if dataset == "mnist": return subset(_mnist(base), classes)
     if dataset == "fruits360": return subset(_fruits(base, classes), classes)
-    data = _folder(str(dataset), size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    data = _folder(str(dataset), size, mean=(0.5,) * 3, std=(0.5,) * 3, own=True)
     say_sizes(Path(data.folder), data.train.files, size)
     return subset(data, classes)
 

@@ -71,13 +71,13 @@ def import_csv(
 # %% ../nbs/13_exchange.ipynb #b47b9e37
 def _apart(names, clean):
     "A safe and different name for each of `names`."
-    found = {}
+    found, taken, tried = {}, set(), {}
     for name in names:
-        safe, n = clean(name), 1
-        while ((new := safe if n == 1 else f"{Path(safe).stem} {n}{Path(safe).suffix}").lower()
-               in {v.lower() for v in found.values()}):
-            n += 1
-        found[name] = new
+        safe = clean(name)
+        n = tried.get(safe.lower(), 1)
+        while (new := safe if n == 1 else f"{Path(safe).stem} {n}{Path(safe).suffix}").lower() in taken: n += 1
+        found[name], tried[safe.lower()] = new, n + 1
+        taken.add(new.lower())
     return found
 
 

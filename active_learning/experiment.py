@@ -73,7 +73,8 @@ class Run:
         self.p, self.data, self.seed, self.closely = p, data, seed, closely
         self.folder = Path(p["out_dir"]).expanduser() / p["experiment"] / p["strategy"] / f"seed{seed}"
         self.params = dict(parameters={**{k: p[k] for k in DEFAULTS if k != "seeds"}, "seed": seed},
-                           versions={**versions(), "shortlist": _shortlist(p)}, data=digest or checksum(data))
+                           versions={**versions(), "shortlist": _shortlist(p)}, data=digest or checksum(data),
+                           **({"closely": closely} if closely else {}))
 
     @property
     def done(self): return (self.folder / "model.pt").exists()
@@ -113,6 +114,7 @@ def _prepare(self: Run):
     path, now = self.folder / "params.json", self.params["versions"]
     if path.exists():
         record = json.loads(path.read_text())
+        self.closely = record.get("closely", self.closely)  # measured on as it was begun
         was, *later = [record["versions"], *record.get("continued", [])]
         if now not in (was, *later): write_json(path, {**record, "continued": [*later, now]})
         if other := [f"{k} {was.get(k)}, now {v}" for k, v in now.items() if k != "commit" and was.get(k) != v]:
@@ -229,7 +231,7 @@ def _open(self: Run):
     except OSError as e:
         raise OSError(f"out_dir = {self.p['out_dir']!r} cannot be written ({e}); choose another folder") from e
     with Held(self.folder):
-        if not self.p["resume"]: self.clear()
+        self.check_folder() if self.p["resume"] else self.clear()
         self.tidy()
         yield
 

@@ -44,7 +44,7 @@ def class_names(
     names = [str(c).strip() for c in (classes.split(",") if isinstance(classes, str) else classes)]
     names = [c for c in names if c]
     if not names and folder:
-        top = either(folder, "train", "Training") or folder
+        top = either(folder, "train", "training") or folder
         names = sorted(p.name for p in top.iterdir()
                        if p.is_dir() and not p.name.startswith(".") and p.name.lower() not in ("unlabelled", "test"))
     if len(set(names)) < 2 or len(set(names)) < len(names):
@@ -101,7 +101,7 @@ def survey(
     whole = Part(images, labels, tuple(files))
     pool = whole.take((~held).nonzero()[:, 0])
     data = Data(root.name, tuple(classes), pool, whole.take(torch.empty(0, dtype=torch.int64)),
-                whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root))
+                whole.take(held.nonzero()[:, 0]), mean=(0.5,) * 3, std=(0.5,) * 3, folder=str(root), own=True)
     return Survey(root, data, {**broken, **refused})
 
 # %% ../nbs/10_folder.ipynb #410eb8d4

@@ -100,10 +100,11 @@ def _subfolders(folder, skip=()):
 
 def either(
     folder,  # `Path`
-    *names,  # of folders in it
+    *names,  # of folders in it, in lower case
 ):  # a `Path`, None where there is none
-    "The first of these folders that exists."
-    return next((folder / n for n in names if (folder / n).is_dir()), None)
+    "The first of these folders that exists, written in upper or lower case."
+    found = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.name.lower() in names and p.is_dir()}
+    return next((found[n] for n in names if n in found), None)
 
 # %% ../nbs/02_images.ipynb #52118b96
 def read_split(

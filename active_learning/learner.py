@@ -6,6 +6,9 @@
 __all__ = ['PROTOCOLS', 'GRANULARITIES', 'PAPER', 'SETTINGS', 'paper_values', 'Learner']
 
 # %% ../nbs/05_learner.ipynb #4ed6ccb8
+import copy
+import warnings
+
 import numpy as np
 import torch
 
@@ -14,7 +17,7 @@ from .measures import STRATEGIES, uncertainty
 from .models import NORMS, build
 from .query import draw, select, select_batches, stream
 from .shortlist import MARGIN, Memory
-from .training import Trainer, measure
+from .training import Trainer, measure, pick_device
 
 # %% ../nbs/05_learner.ipynb #73a67e01
 PROTOCOLS = ("resample", "pool")
@@ -29,11 +32,11 @@ PAPER = {
 def paper_values(
     data,  # a `Data`
 ):  # dict: rounds, query_size, batch_size, learning_rate, weight_decay
-    "The paper's values for its data sets; for a folder, the same proportions."
+    "The paper's values for its data sets; for a folder, even one that is named like them, the same proportions."
     n = len(data.train)
     k = max(2, round(n / 20))
     own = dict(rounds=20, query_size=k, batch_size=min(64, k), learning_rate=0.005, weight_decay=8e-4)
-    return dict(PAPER.get(data.name, own))
+    return dict(own if data.own else PAPER.get(data.name, own))
 
 # %% ../nbs/05_learner.ipynb #d0523bcb
 def _choice(name, value, allowed):
@@ -66,6 +69,8 @@ class Learner:
         self.protocol = _choice("protocol", protocol, PROTOCOLS)
         self.granularity = _choice("granularity", granularity, GRANULARITIES)
         self.norm = _choice("norm", norm, NORMS)
+        if isinstance(epochs, bool) or epochs != int(epochs) or epochs < 1:
+            raise ValueError(f"epochs = {epochs}: expected a whole number from 1")
         own = paper_values(data)
         self.batch_size, self.learning_rate = (int(batch_size) or own["batch_size"],
                                                learning_rate or own["learning_rate"])
@@ -120,7 +125,7 @@ def _ranked(learner, candidates, k, seed):
     logits = learner.trainer.predict(learner.data.train.images, None if learner.protocol == "resample" else candidates)
     scores = uncertainty(logits, learner.strategy)
     place = (select(scores, k, seed) if learner.granularity == "sample"
-             else torch.from_numpy(select_batches(scores, k, learner.batch_size, seed)))
+             else torch.from_numpy(select_batches(scores, k, min(learner.batch_size, len(candidates)), seed)))
     return place, scores[place], logits[place].argmax(1).numpy()
 
 
@@ -209,20 +214,22 @@ SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learni
 
 
 def _state(self: Learner):  # dict of tensors, numbers and strings
-    "All it takes to go on."
-    return dict(settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
-                taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
-                memory=(self.memory.scores, self.memory.trusted),
-                model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
+    "All it takes to go on, as it is now: a copy."
+    return copy.deepcopy(dict(
+        settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
+        taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
+        memory=(self.memory.scores, self.memory.trusted),
+        model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict()))
 
 
 def _restore(
     self: Learner,
     state,  # what `state` gave
 ):  # itself
-    "Take over a saved state."
+    "Take over a saved state, which stays as it is. Raises ValueError where it belongs to other data."
     if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes):
         raise ValueError("the saved learner belongs to other data: another pool size or other classes")
+    state = copy.deepcopy(state)
     self.taught, self.current, self.queries, self.fits = (state[k] for k in ("taught", "current", "queries", "fits"))
     self.memory.scores, self.memory.trusted = state.get("memory") or (self.memory.scores, 0)  # older files have none
     self.trainer.model.load_state_dict(state["model"])
@@ -241,14 +248,27 @@ def _save(
     write_sealed(path, self.state())
 
 
+def _here(device):
+    "The device where this machine has it, else auto, with a warning."
+    try: pick_device(device)
+    except ValueError as e:
+        warnings.warn(f"saved with device {device!r}: {e}; loaded with auto", stacklevel=3)
+        return "auto"
+    return device
+
+
 def _load(
     cls,
     path,  # a file written by `save`
     data,  # the same `Data`
+    device="",  # auto, cpu, cuda, cuda:1, mps; "" = the saved one, or auto where this machine lacks it
+    precision="",  # auto, float32, bfloat16, int8; "" = the saved one
 ):  # a `Learner`
     "Load a saved learner. Raises ValueError where the file is damaged, or `data` is not what it was trained on."
     state = read_sealed(path)
-    return cls(data, **state["settings"]).restore(state)
+    was = state["settings"]
+    now = dict(device=device or _here(was["device"]), precision=precision or was["precision"])
+    return cls(data, **{**was, **now}).restore(state)
 
 
 Learner.save, Learner.load = _save, classmethod(_load)

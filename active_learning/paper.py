@@ -155,8 +155,9 @@ def places(
 ):  # (figures folder, results folder, runs folder), absolute
     "Where a notebook reads and writes, wherever it was started. Only full results land in figures/."
     home = root()
-    runs = Path(runs_dir or home / "runs/paper" / (scale or "full")).resolve()
-    drawn = Path(figures_dir or (home / "figures" if scale in ("", "full") else runs / "figures")).resolve()
+    runs = Path(runs_dir or home / "runs/paper" / (scale or "full")).expanduser().resolve()
+    drawn = Path(figures_dir or (home / "figures" if scale in ("", "full") else runs / "figures"))
+    drawn = drawn.expanduser().resolve()
     return drawn, drawn / "results", runs
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from .learner import GRANULARITIES, PAPER, PROTOCOLS, paper_values
 from .measures import STRATEGIES
 from .models import NORMS
-from .training import PRECISIONS, pick_device
+from .training import PRECISIONS, pick_device, pick_precision
 
 # %% ../nbs/05_parameters.ipynb #780d1504
 DEFAULTS = dict(
@@ -96,17 +96,18 @@ def check(
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", p["device"]):
         raise ValueError(f"device = {p['device']!r}: "
                          "choose auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1")
-    pick_device(p["device"])
+    pick_precision(p["precision"], pick_device(p["device"]))
     return {**p, "seeds": seed_list(p["seeds"])}
 
 # %% ../nbs/05_parameters.ipynb #37db7fa7
 def given(
-    namespace,  # `globals()` of a notebook
+    namespace,  # `globals()` of a notebook; `_given` in it says that it has been asked before
 ):  # dict
-    "The scalars a notebook's parameter cells defined, misspelt ones among them."
+    "The scalars a notebook's parameter cells defined; the first time in a kernel, misspelt ones among them."
     own = ("In", "Out", "exit", "quit", "open", "get_ipython")
+    again, namespace["_given"] = "_given" in namespace, True
     return {k: v for k, v in namespace.items()
-            if not k.startswith("_") and k not in own
+            if not k.startswith("_") and k not in own and (k in DEFAULTS or not again)
             and isinstance(v, (str, int, float, list, tuple, dict, type(None)))}
 
 # %% ../nbs/05_parameters.ipynb #e95db214

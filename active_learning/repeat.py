@@ -95,7 +95,7 @@ def repeat(
         raise ValueError(f"{p['dataset']} holds other data than {folder} was made with: checksum {now}, "
                          f"then {was['data']}; bring the data back, or name them with data_dir")
     with tempfile.TemporaryDirectory() as d, _threads(was["versions"]["threads"]):
-        (again,) = run(progress, data, **{**p, "out_dir": d, "resume": True})
+        (again,) = run(progress, data, closely=was.get("closely", 0), **{**p, "out_dir": d, "resume": True})
         return compare(folder, again)
 
 # %% ../nbs/13_repeat.ipynb #5032491a

@@ -99,7 +99,7 @@ def train(
 
 # %% ../nbs/14_reproduce.ipynb #9ac23c62
 NOTEBOOKS = [["toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_binary"],
-             ["beyond", "claims"]]  # the second row reads what the first wrote
+             ["beyond"], ["claims"]]  # a row reads what those before it wrote
 
 
 def _execute(name, scale, figures_dir, runs_dir, data_dir):
@@ -136,10 +136,10 @@ def make(
             save(draw(name, results, data_dir), drawn / f"{name}.png")
         return print(f"runs left at round {until} in {runs}, figures of that round in {drawn}")
     for row in NOTEBOOKS:
-        row = [n for n in row if n not in TASKS or n in (tasks or TASKS)]
+        row = [n for n in row if not tasks or n in tasks]
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             for name in tqdm(pool.map(lambda n: _execute(n, scale, str(drawn), str(runs), data_dir), row),
-                             total=len(row), desc="notebooks", unit="notebook"):
+                             total=len(row), desc="notebooks", unit="notebook", disable=not row):
                 pass
     print(f"figures in {drawn}")
 

@@ -135,6 +135,9 @@ class Compiled:
         return self.head(block.permute(0, 2, 3, 1).flatten(1))[:len(images)]
 
 # %% ../nbs/04_scoring.ipynb #632632ff
+_turn = threading.Lock()  # the number of threads is the whole process's: one pool at a time may change it
+
+
 def _work(compiled, images, index, blocks, lock, out):
     "Take blocks until none is left, on one core."
     torch.set_num_threads(1)
@@ -152,13 +155,15 @@ def score(
     index=None,  # (m,) places; None for all
 ):  # (n or m, classes) float32 logits
     "Logits of a pool, by as many threads as PyTorch is allowed."
-    n, threads = len(images) if index is None else len(index), torch.get_num_threads()
+    n = len(images) if index is None else len(index)
     out = torch.empty(n, compiled.linears[-1][0].out_features)
     job = compiled, images, index, iter(range(0, n, BLOCK)), threading.Lock(), out
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for f in [pool.submit(_work, *job) for _ in range(min(threads, -(-n // BLOCK)))]: f.result()
-    finally: torch.set_num_threads(threads)
+    with _turn:
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                for f in [pool.submit(_work, *job) for _ in range(min(threads, -(-n // BLOCK)))]: f.result()
+        finally: torch.set_num_threads(threads)
     return out
 
 # %% ../nbs/04_scoring.ipynb #e8999929

@@ -46,6 +46,7 @@ class Data:
     manifest: tuple = ()  # rows (split, folder, class, images)
     unlabelled: Part | None = None  # a pool for a human
     folder: str = ""  # where the files lie
+    own: bool = False  # somebody's folder of images, whatever its name
 
     @property
     def shape(self): return tuple(self.train.images.shape[1:])

@@ -143,13 +143,13 @@ def label_ratio(
     share=1.0,  # of that best
     value="test_accuracy",
     baseline="random",
-):  # Series by seed: labels over the baseline's, under 1 where some are saved; NaN where one does not get there
+):  # Series by seed: labels over the baseline's; NaN where one does not get there, or is there before any label
     "What a strategy pays for an accuracy, in labels of its baseline, paired by seed."
     def ratio(g):
         own = [g[g.strategy == s] for s in (strategy, baseline)]
         goal = share * min(o[value].max() for o in own) if target is None else target
         a, b = (labels_to(o.labels, o[value], goal) for o in own)
-        return a / b if np.isfinite(a) and np.isfinite(b) else np.nan
+        return a / b if 0 < a < np.inf and 0 < b < np.inf else np.nan
     return pd.Series({seed: ratio(g) for seed, g in frame.groupby("seed")}, dtype=float)
 
 

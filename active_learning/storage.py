@@ -47,11 +47,12 @@ def versions():  # dict of text
     "What a result may depend on beside its parameters."
     found = {k: version(k) for k in ("active_learning", "torch", "numpy")}
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(find_spec("active_learning").origin).parent,
-                                capture_output=True, text=True).stdout.strip()
-    except OSError: commit = ""
+        said = subprocess.run(["git", "rev-parse", "--show-prefix", "HEAD"], capture_output=True, text=True,
+                              cwd=Path(find_spec("active_learning").origin).parent).stdout.split()
+    except OSError: said = []
+    own = len(said) == 2 and said[0] == "active_learning/"  # else the package lies in somebody else's repository
     return {**found, "python": platform.python_version(), "machine": platform.machine(),
-            "threads": torch.get_num_threads(), "commit": commit}
+            "threads": torch.get_num_threads(), "commit": said[1] if own else ""}
 
 # %% ../nbs/05_storage.ipynb #95d8a17e
 def save_checkpoint(

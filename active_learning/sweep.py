@@ -39,6 +39,12 @@ def _loaded(dataset, classes, data_dir):
     return data, checksum(data)
 
 
+def _seeds(seeds):
+    "The seeds in a file's name; of many, the first, which no other run of the experiment has."
+    text = "seed" + "_".join(map(str, seeds))
+    return text if len(text) <= 30 else f"seed{seeds[0]}_and_{len(seeds) - 1}_more"
+
+
 def plan(
     runs,  # list of dicts of parameters
     out_dir="runs",  # where run folders go
@@ -57,7 +63,7 @@ def plan(
                                  "give one of them another experiment name")
             taken[r.folder] = given
             if p["resume"]: r.check_folder()
-        name = "-".join([p["experiment"], p["strategy"], "seed" + "_".join(map(str, p["seeds"]))])
+        name = "-".join([p["experiment"], p["strategy"], _seeds(p["seeds"])])
         rows.append(dict(params=params, name=name, folders=[str(r.folder) for r in made],
                          done=p["resume"] and all(r.done for r in made)))
     return rows
@@ -133,7 +139,7 @@ def sweep(
     "Run what is not finished; list what failed. Raises, before anything starts, what `plan` raises."
     rows, notebook = plan(runs, out_dir), Path(notebook).absolute() if notebook else run_notebook()
     table = pd.DataFrame([dict(name=r["name"], status="kept", seconds=0.0, error="",
-                               notebook=str(Path(out_dir).absolute() / "notebooks" / f"{r['name']}.ipynb"),
+                               notebook=str(Path(r["params"]["out_dir"]) / "notebooks" / f"{r['name']}.ipynb"),
                                folders=r["folders"]) for r in rows])
     own = None if executor else local_pool(workers)
     try:

@@ -34,8 +34,12 @@ def pick_device(
     there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[kind]: raise ValueError(f"device {name!r} is not available on this machine; choose auto or cpu")
     if kind == "auto": return torch.device("cuda" if there["cuda"] else "cpu")
-    try: return torch.device(name)
+    try: device = torch.device(name)
     except RuntimeError as e: raise ValueError(f"device {name!r} is not a device: {e}") from e
+    if kind == "cuda" and (device.index or 0) >= (n := torch.cuda.device_count()):
+        raise ValueError(f"device {name!r}: this machine has {n} GPU{'s' * (n > 1)}; "
+                         f"choose one of {', '.join(f'cuda:{i}' for i in range(n))}")
+    return device
 
 
 def pick_precision(
@@ -46,10 +50,11 @@ def pick_precision(
 
     Raises ValueError for one this machine lacks."""
     if name not in PRECISIONS: raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
-    if name == "int8" and not supported("int8"):
-        raise ValueError("precision 'int8' needs a processor with AVX2 and a PyTorch with oneDNN; "
+    fast = torch.device(device).type == "cpu" and supported("int8")
+    if name == "int8" and not fast:
+        raise ValueError(f"precision 'int8' needs device cpu, not {device}, with AVX2 and a PyTorch with oneDNN; "
                          "choose auto, float32 or bfloat16")
-    if name == "auto" and torch.device(device).type == "cpu" and supported("int8"): return torch.int8
+    if name == "auto" and fast: return torch.int8
     return {"bfloat16": torch.bfloat16, "int8": torch.int8}.get(name, torch.float32)
 
 # %% ../nbs/04_training.ipynb #f97f41b4
@@ -86,6 +91,9 @@ class Trainer:
         self.mean, self.std = scale
         self.optimiser = torch.optim.SGD(
             self.model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+        self.held = None, 0, None  # a pool, its version, and its copy on the device
+
+    def __getstate__(self): return {**self.__dict__, "held": (None, 0, None)}  # a pool doesn't travel
 
     def floats(
         self,
@@ -105,9 +113,11 @@ def _resident(
 ):  # the same, on the device
     "The pool on a GPU, moved there once as long as the same tensor is asked about; on a CPU, itself."
     if self.device.type == "cpu" or images.device == self.device: return images
-    key = images.data_ptr(), images.shape, images._version
-    if getattr(self, "held", (None, None))[0] != key: self.held = key, images.to(self.device)
-    return self.held[1]
+    source, version, copied = self.held
+    if source is not images or version != images._version:
+        copied = images.to(self.device)
+        self.held = images, images._version, copied
+    return copied
 
 
 def _plain(self: Trainer, images, index, dtype):

@@ -1,4 +1,5 @@
 "Batched runs equal single ones; a sharded pool equals the whole."
+import pickle
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -111,3 +112,33 @@ def test_shards_over_processes_equal_the_whole(tmp_path):
     whole = scorer(pool)
     assert np.array_equal(places, select(whole, 333, 7).numpy()) and np.array_equal(found, whole[places].numpy())
     assert search(tmp_path / "pool.npy", 0, scorer, progress=False)[0].size == 0
+
+
+def on_a_gpu(trainer):
+    "A trainer that believes to be elsewhere than the images, as on a GPU."
+    trainer.device = torch.device("meta")
+    return trainer
+
+
+def test_another_pool_in_the_same_memory_is_another_pool(digits):
+    trainer, held = on_a_gpu(Learner(digits, device="cpu").trainer), []
+    for i in range(20):
+        part = digits.train.images[torch.arange(i, i + 50)]
+        held.append(trainer.resident(part))
+        assert trainer.resident(part) is held[-1]
+        del part
+    assert len(set(map(id, held))) == 20
+    part = digits.train.images.clone()
+    before = trainer.resident(part)
+    part[0] = 0
+    assert trainer.resident(part) is not before
+
+
+def test_a_scorer_travels_without_the_pool(digits):
+    trainer = Learner(digits, device="cpu").trainer
+    small = len(pickle.dumps(Scorer(trainer, "entropy")))
+    on_a_gpu(trainer).resident(digits.train.images)
+    trainer.device = torch.device("cpu")
+    assert len(pickle.dumps(Scorer(trainer, "entropy"))) < small + digits.train.images.nbytes / 10
+    twin = pickle.loads(pickle.dumps(trainer))
+    assert torch.equal(twin.predict(digits.test.images), trainer.predict(digits.test.images))

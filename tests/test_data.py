@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 
 from active_learning.data import checksum, load
+from active_learning.folder import survey
+from active_learning.learner import paper_values
 from active_learning.splits import split
 
 COLOURS = {"dark": 20, "light": 220}
@@ -123,3 +125,19 @@ def test_validation_and_test_are_apart_and_stratified(digits):
 def test_every_class_keeps_an_image_on_both_sides():
     kept, cut = split([0, 0, 1, 1, 1], 0.01)
     assert sorted(np.concatenate([kept, cut])) == list(range(5)) and len(cut) == 2
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits", "fruits360"])
+def test_a_folder_that_bears_a_name_of_the_paper_is_still_a_folder(name, tmp_path):
+    for c in "ab":
+        (tmp_path / name / c).mkdir(parents=True)
+        for i in range(20): Image.new("L", (8, 8), 100 * (c == "a") + i).save(tmp_path / name / c / f"{i}.png")
+    for data in (load(tmp_path / name), survey(tmp_path / name).data):
+        assert data.name == name and paper_values(data)["rounds"] == 20 and paper_values(data)["query_size"] == 2
+
+
+@pytest.mark.parametrize("first, second", [("train", "test"), ("Train", "Test"), ("training", "TEST")])
+def test_train_and_test_in_any_case(first, second, tmp_path):
+    make(tmp_path / first), make(tmp_path / second)
+    data, seen = load(tmp_path), survey(tmp_path).data
+    assert data.classes == seen.classes == ("dark", "light") and len(data.test) == len(seen.test) == 20

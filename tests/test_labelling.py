@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from active_learning.answers import read_log, standing
+from active_learning.exchange import _apart
 from active_learning.folder import demo_folder
 from active_learning.labelling import Session, resume
 
@@ -76,3 +77,12 @@ def test_folder_labels_are_taught_and_held_out(folder):
     assert session.classes == ["a", "b"] and len(session.given) == 16 and session.fits[-1].held == 4
     assert not [f for f in session.ask(60) if "/" in f]
     session.close()
+
+
+def test_thousands_of_files_of_one_name_get_names_apart():
+    name = lambda file: file.split("/")[-1]
+    assert list(_apart(["1/a.png", "2/A.png", "3/a 2.png", "4/a.png"], name).values()) == [
+        "a.png", "A 2.png", "a 2 2.png", "a 3.png"]
+    start = time.perf_counter()
+    found = _apart([f"{i}/a.png" for i in range(20_000)], name)
+    assert len(set(found.values())) == 20_000 and time.perf_counter() - start < 10

@@ -1,5 +1,6 @@
 "The learner: never peeks, the same steps from the same seed, one query on two classes."
 import dataclasses
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -103,3 +104,33 @@ def test_wrong_choices_list_the_right_ones(digits, kwargs, says):
     with pytest.raises(ValueError): Learner(digits, **kwargs)
     try: Learner(digits, **kwargs)
     except ValueError as e: assert all(w in str(e) for w in says.split(", "))
+
+
+def test_saved_on_a_gpu_loaded_without(digits, tmp_path):
+    learner = Learner(digits, seed=0, device="cpu")
+    learner.device = "cuda"
+    learner.save(tmp_path / "l.pt")
+    with patch("torch.cuda.is_available", lambda: False), pytest.warns(UserWarning, match="saved with device 'cuda'"):
+        twin = Learner.load(tmp_path / "l.pt", digits)
+    assert twin.device == "auto" and torch.equal(weights(twin), weights(learner))
+    twin = Learner.load(tmp_path / "l.pt", digits, device="cpu", precision="float32")
+    assert (twin.device, twin.precision) == ("cpu", "float32")
+
+
+def test_a_state_stays_as_it_is_whoever_goes_on_from_it(digits):
+    a = Learner(digits, device="cpu")
+    a.teach([0, 1, 2], [1, 2, 3]); a.fit()
+    state = a.state()
+    kept = [a.trainer.model.state_dict(), a.trainer.optimiser.state_dict()["state"]]
+    kept = [{k: v.clone() for k, v in kept[0].items()}, {k: v["momentum_buffer"].clone() for k, v in kept[1].items()}]
+    b, c = (Learner(digits, device="cpu").restore(state) for _ in range(2))
+    for learner in (a, b): learner.teach([5, 6], [3, 4]); learner.fit()
+    assert [a.labels, b.labels, c.labels, int((state["taught"] >= 0).sum())] == [5, 5, 3, 3]
+    for now in (state, c.state()):
+        assert all(torch.equal(v, now["model"][k]) for k, v in kept[0].items())
+        assert all(torch.equal(v, now["optimiser"]["state"][k]["momentum_buffer"]) for k, v in kept[1].items())
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, True])
+def test_a_fit_passes_over_the_images_at_least_once(digits, epochs):
+    with pytest.raises(ValueError, match="epochs = .*whole number from 1"): Learner(digits, epochs=epochs)

@@ -1,5 +1,6 @@
 "The measures: properties, a float64 NumPy reference, and agreement with scikit-activeml."
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from skactiveml.pool import uncertainty_scores
 
 from active_learning.measures import (MEASURES, STRATEGIES, entropy, largest_margin, least_confidence,
                                       smallest_margin, uncertainty)
+from active_learning.statistics import label_ratio
 
 SIGN = {"largest_margin": -1, "smallest_margin": -1, "least_confidence": 1, "entropy": 1}
 LOGITS = st.tuples(st.integers(1, 20), st.integers(2, 12)).flatmap(
@@ -111,3 +113,11 @@ def test_unknown_names_and_bad_logits():
     with pytest.raises(ValueError, match="largest_margin, smallest_margin"): uncertainty(np.zeros((2, 3)), "random")
     with pytest.raises(ValueError, match="row 1"): uncertainty(np.array([[0, 1.0], [np.inf, 0]]), "entropy")
     assert STRATEGIES == ("random", "largest_margin", "smallest_margin", "least_confidence", "entropy")
+
+
+def test_no_ratio_of_labels_where_none_are_needed():
+    rows = [(s, seed, n, a) for s in ("random", "entropy") for seed, first in ((0, 0.1), (1, 0.6))
+            for n, a in ((0, first), (10, 0.9))]
+    frame = pd.DataFrame(rows, columns=["strategy", "seed", "labels", "test_accuracy"])
+    ratio = label_ratio(frame, "entropy", target=0.5)
+    assert ratio[0] == 1 and np.isnan(ratio[1])

@@ -144,3 +144,19 @@ assert tv.datasets.MNIST and tv.datasets.utils.download_url
                          "import torchvision as tv")
     said = subprocess.run([sys.executable, "-c", plain], capture_output=True, text=True).stderr
     assert "does not exist" in said, "the plain import works without its operators: the declaration in download can go"
+
+
+def test_the_commit_of_its_own_repository_only(tmp_path):
+    def git(*args):
+        return subprocess.run(["git", "-c", "user.email=a@b", "-c", "user.name=a", *args], cwd=tmp_path, check=True,
+                              capture_output=True, text=True).stdout.strip()
+
+    def commit(place):
+        shutil.copytree(ROOT / "active_learning", place / "active_learning",
+                        ignore=shutil.ignore_patterns("__pycache__"))
+        code = "from active_learning.storage import versions; print(versions()['commit'])"
+        return subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(place)}, cwd=tmp_path,
+                              check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q"); git("commit", "-q", "--allow-empty", "-m", "first")
+    assert [commit(tmp_path / "site-packages"), commit(tmp_path)] == ["", git("rev-parse", "HEAD")]

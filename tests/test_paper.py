@@ -1,5 +1,7 @@
 "The committed figures are what the committed numbers draw, and the plan is the paper's."
 import json
+import os
+import time
 
 import matplotlib
 import numpy as np
@@ -11,9 +13,9 @@ from matplotlib.image import imread
 
 from active_learning import figures, paper, reproduce, tasks
 from active_learning.collect import collect
-from active_learning.repeat import compare
 from active_learning.files import data_root
 from active_learning.measures import STRATEGIES
+from active_learning.repeat import compare
 
 DRAWN = paper.root() / "figures"
 RESULTS = DRAWN / "results"
@@ -145,3 +147,34 @@ def test_until_leaves_the_runs_and_draws_their_figures(tmp_path):
     assert paper.about("mnist_binary", drawn / "results")["rounds"] == 1
     assert ({f.stem for f in drawn.glob("*.png")} == {k for k, v in paper.FIGURES.items() if v[0] == "mnist_binary"}
             and not (runs / "notebooks").exists())
+
+
+@pytest.mark.parametrize("named, rows", [
+    (["mnist"], [{"mnist"}]), (["digits"], []),
+    (None, [{"toy", "datasets", "mnist", "mnist_binary", "fruits", "fruits_binary"}, {"beyond"}, {"claims"}])])
+def test_notebooks_of_the_tasks_named_and_readers_after_writers(named, rows, tmp_path, monkeypatch):
+    begun, ended = [], []
+
+    def execute(name, *_):
+        begun.append((name, set(ended))); time.sleep(0.05); ended.append(name)
+        return name
+
+    for name in ("train", "collect"): monkeypatch.setattr(reproduce, name, lambda *_: None)
+    monkeypatch.setattr(reproduce, "_execute", execute)
+    reproduce.make("full", named, str(tmp_path), str(tmp_path), workers=4)
+    assert sorted(ended) == sorted(set().union(*rows))
+    for name, before in begun:
+        earlier = rows[:next(i for i, r in enumerate(rows) if name in r)]
+        assert set().union(*earlier) <= before, name
+
+
+def test_tables_are_whole_at_every_moment(tmp_path, monkeypatch):
+    for _, p in tasks.plan("smoke", ["digits_binary"]):
+        reproduce.run(progress=False, out_dir=str(tmp_path), until=1, **p)
+    collect("digits_binary", "smoke", tmp_path, tmp_path / "tables")
+    path, seen = tmp_path / "tables/digits_binary.csv", []
+    before = path.read_text()
+    monkeypatch.setattr("active_learning.files.os.replace",
+                        lambda a, b: (seen.append(path.read_text()), os.rename(a, b)))
+    collect("digits_binary", "smoke", tmp_path, tmp_path / "tables")
+    assert len(seen) == 7 and set(seen) == {before} and path.read_text() == before

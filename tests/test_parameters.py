@@ -91,3 +91,12 @@ def test_through_papermill(given, says, tmp_path):
                            "--no-progress-bar", *given], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode and says in done.stderr, done.stderr[-2000:]
     assert os.listdir(tmp_path) == ["out.ipynb"]
+
+
+def test_what_a_gpu_cannot_do(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert check(dict(device="cuda:1"))["device"] == "cuda:1"
+    with pytest.raises(ValueError, match="cuda:7.*2 GPUs; choose one of cuda:0, cuda:1"): check(dict(device="cuda:7"))
+    with pytest.raises(ValueError, match="precision 'int8'.*not cuda.*choose auto"):
+        check(dict(device="cuda", precision="int8"))

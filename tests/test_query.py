@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from active_learning.experiment import run
 from active_learning.query import TopK, draw, priority, select, select_batches
 
 SCORES = st.lists(st.sampled_from([0.0, 1.0, 1.5, -2.0, 7.0, np.inf, -np.inf]), min_size=1, max_size=80).map(np.array)
@@ -62,3 +63,11 @@ def test_k_outside_the_pool(k):
 
 def test_nan_scores_are_refused():
     with pytest.raises(ValueError, match="index 2"): select(np.array([1, 2, np.nan]), 1)
+
+
+def test_a_pool_that_ends_in_a_short_batch(pair, tmp_path):
+    (f,) = run(progress=False, data=pair, protocol="pool", granularity="batch", query_size=30, batch_size=30,
+               rounds=10**6, evaluate_every=10**6, seeds=0, out_dir=str(tmp_path))
+    asked, left = np.load(f / "queries.npy"), (len(pair.train) - 30) % 30
+    assert 0 < left == (asked[-1] >= 0).sum() and (f / "model.pt").exists()
+    assert len(set(asked[asked >= 0])) == len(pair.train) - 30  # all but the first, which were drawn

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from active_learning.experiment import run, runs_of
+from active_learning.repeat import repeat
 from conftest import ROOT
 
 PAPERMILL = Path(sys.executable).parent / "papermill"
@@ -90,3 +92,22 @@ def test_help_lists_every_parameter_with_a_line():
 def test_other_parameters_in_the_same_folder_are_refused(done):
     result = papermill(done, strategy="least_confidence", protocol="pool", seeds="0,1", norm="dropout", momentum=0.9)
     assert result.returncode != 0 and "momentum: 0.5 there, 0.9 now" in result.stderr
+
+
+def test_a_folder_begun_between_the_check_and_the_lock(pair, tmp_path):
+    small = dict(data=pair, rounds=2, query_size=16, batch_size=16, seeds=0, out_dir=str(tmp_path), experiment="x")
+    (late,), (over,) = runs_of(**small), runs_of(resume=False, **small)
+    run(progress=False, learning_rate=0.5, **small)
+    with pytest.raises(ValueError, match="learning_rate: 0.5 there"): late.go(False)
+    over.go(False)
+    assert json.loads((over.folder / "params.json").read_text())["parameters"]["learning_rate"] == 0.01
+
+
+def test_repeat_of_a_run_measured_closely(pair, tmp_path):
+    small = dict(progress=False, data=pair, classes="0,1", rounds=5, query_size=16, batch_size=16, seeds=0,
+                 evaluate_every=4, out_dir=str(tmp_path))
+    run(closely=2, until=1, **small)
+    (f,) = run(**small)  # goes on as it was begun
+    assert pd.read_csv(f / "history.csv")["round"].tolist() == [0, 1, 2, 4, 5]
+    assert json.loads((f / "params.json").read_text())["closely"] == 2
+    assert all(repeat(f, progress=False).values())

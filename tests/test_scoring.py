@@ -1,4 +1,6 @@
 "Scores do not depend on neighbours, threads or precision."
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,19 @@ def test_auto_draws_up_a_shortlist_where_it_pays_and_asks_the_same():
 def test_unknown_layers_are_refused():
     with pytest.raises(TypeError, match="Sigmoid"):
         rows(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Sigmoid()))
+
+
+@needs
+def test_two_learners_that_score_at_once_leave_the_threads_as_they_were(digits):
+    before, seen = torch.get_num_threads(), []
+    learners, pool = [Learner(digits, device="cpu", seed=i) for i in range(2)], digits.train.images.repeat(3, 1, 1, 1)
+    score = lambda l: [l.trainer.predict(pool) for _ in range(15)]
+    torch.set_num_threads(2)
+    try:
+        both = [threading.Thread(target=score, args=(l,)) for l in learners]
+        for t in both: t.start()
+        for t in both: t.join()
+        after = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        after.start(); after.join()
+    finally: torch.set_num_threads(before)
+    assert seen == [2]

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Executor, Future
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from active_learning.paper import places
 from active_learning.sweep import grid, sweep
 
 pytest.importorskip("papermill")
@@ -59,3 +62,28 @@ def test_workers_do_not_outlive_who_started_them():
     end = time.monotonic() + 60
     while alive() and time.monotonic() < end: time.sleep(0.1)
     if alive(): worker.kill(); raise AssertionError("the worker lives on without its parent")
+
+
+class Nowhere(Executor):
+    "Touches the executed notebook and says that all went well."
+
+    def submit(self, f, notebook, row, out, threads):
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).touch()
+        done = Future()
+        done.set_result(("", 0.0))
+        return done
+
+
+def test_every_notebook_has_a_place_of_its_own_that_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    p = dict(dataset="digits", rounds=1, experiment="x" * 200, strategy="least_confidence")
+    rows = [{**p, "seeds": ",".join(map(str, range(100)))}, {**p, "seeds": 100}, {**p, "seeds": 100, "out_dir": "~/b"}]
+    table = sweep(rows, "~/a", Nowhere(), progress=False)
+    assert [Path(n).parent for n in table.notebook] == [tmp_path / d / "notebooks" for d in "aab"]
+    assert len(set(table.notebook)) == 3 and all(Path(n).is_file() for n in table.notebook)
+
+
+def test_home_in_the_places_of_the_paper(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert places("smoke", "~/f", "~/r") == (tmp_path / "f", tmp_path / "f/results", tmp_path / "r")
