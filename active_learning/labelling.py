@@ -25,7 +25,7 @@ from .training import measure
 class Fit:
     "What one training found."
     labels: int  # answers it knew, held-out ones included
-    rank: list  # files, the one to ask first in front
+    rank: list  # every file, the one to ask first in front
     probabilities: np.ndarray  # (images of the pool, classes)
     right: int  # held-out images it gets right
     held: int  # held-out images
@@ -60,10 +60,10 @@ class Session(Desk):
                              check_every=check_every, size=size, epochs=epochs, batch_size=batch_size,
                              learning_rate=learning_rate)
         self.log.append("start", detail=self.settings)
-        self.fits, self.asked_at, self.trouble, self.pending, self.on_fit = [], 0, "", None, lambda: None
+        self.fits, self.basis, self.trouble, self.pending, self.on_fit = [], {}, "", None, lambda: None
         self.worker = ThreadPoolExecutor(1, "training")
 
-    def order(self): return self.fits[-1].rank + sorted(self.broken) if self.fits else self.shuffled
+    def order(self): return self.fits[-1].rank if self.fits else self.shuffled
 
     def close(self):
         "Stop, when the training that runs is done."
@@ -105,8 +105,8 @@ def _study(self: Session, known, n):
     self.learner.fit()
     p = torch.softmax(self.learner.trainer.predict(self.data.train.images), 1).numpy()
     rank = [self.data.train.files[i] for i in self.learner.query(len(self.learner.candidates()))]
-    return Fit(sum(c is not None for c, _ in known.values()), rank, p, *self.score(known, p, held),
-               time.perf_counter() - begun)
+    return Fit(sum(c is not None for c, _ in known.values()), list(dict.fromkeys([*rank, *self.shuffled])), p,
+               *self.score(known, p, held), time.perf_counter() - begun)
 
 
 Session.digest, Session.score, Session.study = _digest, _score, _study
@@ -115,7 +115,7 @@ Session.digest, Session.score, Session.study = _digest, _score, _study
 def _fit(self: Session):  # a `Fit`, or None where there is too little to learn from
     "Train on what stands now, and write down that it was done."
     snapshot = self.snapshot()
-    known = self.known(snapshot)
+    self.basis = known = self.known(snapshot)
     lesson, _ = self.lesson(known)
     if len(set(lesson.values())) < 2: return None
     fit = self.study(known, sum(r["action"] == "fit" for r in self.log.records))
@@ -126,16 +126,16 @@ def _fit(self: Session):  # a `Fit`, or None where there is too little to learn 
 
 def _due(self: Session):
     "Whether enough is new for a training."
-    lesson, _ = self.lesson(self.known())
-    n = len(self.known())
+    known = self.known()
+    lesson, _ = self.lesson(known)
     if not self.fits: return len(set(lesson.values())) > 1 and len(lesson) >= min(self.start, len(self.place))
-    return n - self.asked_at >= self.step or (n > self.asked_at and not self.ask())
+    changed = len(dict(known.items() ^ self.basis.items()))
+    return changed >= self.step or (changed > 0 and not self.ask())
 
 
 def _train(self: Session):
     "Start a training in the background, if one is due and none runs."
     if (self.pending and not self.pending.done()) or not self.due(): return
-    self.asked_at = len(self.known())
     self.pending = self.worker.submit(self.fit)
     self.pending.add_done_callback(self.finished)
 
@@ -162,7 +162,7 @@ def replay(
             raise ValueError(f"training {n + 1} of {session.log.path.name} knew other labels than there are now: "
                              "a class folder, the classes or check_every changed since")
         session.fits.append(session.study(known, n))
-        session.asked_at = len(known)
+        session.basis = known
     return session.fits[-1] if fits else None
 
 
@@ -173,5 +173,4 @@ def resume(
     try: replay(session)
     except ValueError: session.fits = []
     if session.due(): session.fit()
-    session.asked_at = len(session.known())
     return session

@@ -76,3 +76,28 @@ def test_folder_labels_are_taught_and_held_out(folder):
     assert session.classes == ["a", "b"] and len(session.given) == 16 and session.fits[-1].held == 4
     assert not [f for f in session.ask(60) if "/" in f]
     session.close()
+
+
+def answered(folder, **settings):
+    "A session in which every image has an answer and the model knows them all."
+    session = Session(folder, "even,odd", epochs=1, start=10, device="cpu", **settings)
+    for f in session.ask(60): session.answer(f, ("even", "odd")[int(f[:4]) % 2])
+    session.train(); session.pending.result()
+    return session
+
+
+def test_what_was_taken_back_is_asked_again(folder):
+    session = answered(folder)
+    gone = {session.undo() for _ in range(3)}
+    assert set(session.ask(10)) == gone
+    session.close()
+    session = resume(Session(folder, "even,odd", epochs=1, start=10, device="cpu"))
+    assert set(session.ask(10)) == gone and session.fits
+    session.close()
+
+
+def test_changed_answers_make_a_training_due(folder):
+    session = answered(folder, step=10)
+    for f in [session.undo() for _ in range(10)]: session.answer(f, "even")
+    assert session.due(), "as many answers as before, half of them different ones"
+    session.close()
