@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .board import plain
+from .figures import show_image
 from .results import parameters
 
 # %% ../nbs/14_rounds.ipynb #20d85c26
@@ -98,9 +99,9 @@ def _histogram(ax, pair, n, data):
 
 def _image(ax, run, n, j, data, both, colour):
     "One image that was asked about, and why."
-    ax.set(xticks=[], yticks=[])
     i, guess, score = run.queries[n - 1, j], run.guesses[n - 1, j], run.scores[n - 1, j]
-    ax.imshow(data.train.images[i].permute(1, 2, 0).numpy().squeeze(), cmap="gray")
+    show_image(ax, data.train.images[i])
+    ax.axis("on"); ax.set(xticks=[], yticks=[])
     for s in ax.spines.values(): s.set(color=colour if i in both else "0.8", linewidth=4 if i in both else 0.5)
     took = f"{data.classes[guess]}?" if guess >= 0 else "no guess"
     ax.set_title(plain(f"{took}\nis {data.classes[data.train.labels[i]]}"), fontsize=7, parse_math=False)
@@ -127,7 +128,6 @@ def round_figure(
         cells = row.subplots(1, columns)
         for ax in cells: ax.axis("off")
         for ax, j in zip(cells, sorted(run.asked(n), key=lambda j: run.queries[n - 1, j] not in both)):
-            ax.axis("on")
             _image(ax, run, n, j, data, both, colour)
         row.suptitle(f"{run.name}: {run.about(n)}", fontsize=8, color=colour, x=0.01, ha="left")
     return fig
