@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from active_learning.answers import read_log, standing
 from active_learning.folder import demo_folder
@@ -26,6 +27,11 @@ sys.stdin.read()
 
 @pytest.fixture
 def folder(tmp_path): return demo_folder(tmp_path / "digits", 60)
+
+
+def save(path, grey):
+    "A small image of one grey."
+    path.parent.mkdir(parents=True, exist_ok=True); Image.new("L", (8, 8), grey).save(path)
 
 
 def person(folder, name, n):
@@ -100,4 +106,16 @@ def test_changed_answers_make_a_training_due(folder):
     session = answered(folder, step=10)
     for f in [session.undo() for _ in range(10)]: session.answer(f, "even")
     assert session.due(), "as many answers as before, half of them different ones"
+    session.close()
+
+
+def test_corrected_image_is_not_taught_and_measured_at_once(tmp_path):
+    root = tmp_path / "shop"
+    for i in range(24): save(root / "ab"[i % 2] / f"{i}.png", 10 * i)
+    session = Session(root, "", check_every=2, device="cpu")
+    wrong = {f: "ba"[session.given[i]] for f, i in session.place.items()}
+    session.bring(wrong, "corrections")
+    lesson, held = session.lesson(session.known())
+    assert not set(lesson) & set(held)
+    assert {f: session.classes[{**lesson, **held}[i]] for f, i in session.place.items()} == wrong
     session.close()
