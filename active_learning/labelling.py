@@ -80,9 +80,11 @@ def even(
 
 # %% ../nbs/11_labelling.ipynb #bf3ad775
 def _digest(self: Session, lesson):
-    "SHA-256 over the files and labels of a lesson."
-    return hashlib.sha256(json.dumps([(self.data.train.files[i], self.classes[c])
-                                      for i, c in sorted(lesson.items())]).encode()).hexdigest()
+    "SHA-256 over the files, labels and pixels of a lesson."
+    places, files = sorted(lesson), self.data.train.files
+    h = hashlib.sha256(json.dumps([(files[i], self.classes[lesson[i]]) for i in places]).encode())
+    h.update(self.data.train.images[places].numpy())
+    return h.hexdigest()
 
 
 def _score(self: Session, known, p, held):
@@ -153,14 +155,20 @@ def replay(
     session,  # a `Session`
     all=False,  # go through every training of the log, not only the last
 ):  # the last `Fit`, or None where the log has none
-    "Bring back the model of a recorded session. Raises ValueError where the folder is not what it was trained on."
-    records = session.log.records
-    fits = [json.loads(r["detail"]) for r in records if r["action"] == "fit"]
-    for n, past in list(enumerate(fits))[0 if all else -1:]:
+    "Bring back the model of a recorded session. Raises ValueError where its settings or the folder are others now."
+    fits, made = [], {}  # the settings of a training are those of the start before it
+    for r in session.log.records:
+        if r["action"] == "start": made = json.loads(r["detail"])
+        if r["action"] == "fit": fits.append((made, json.loads(r["detail"])))
+    for n, (made, past) in list(enumerate(fits))[0 if all else -1:]:
+        what = f"training {n + 1} of {session.log.path.name}"
+        if other := [k for k, v in session.settings.items() if k not in ("start", "step") and made.get(k) != v]:
+            raise ValueError(f"{what} was made with {', '.join(f'{k} = {made.get(k)!r}' for k in other)}; "
+                             "reopen the session with that to bring its model back")
         known = session.known(past["known"])
         if session.digest(session.lesson(known)[0]) != past["lesson"]:
-            raise ValueError(f"training {n + 1} of {session.log.path.name} knew other labels than there are now: "
-                             "a class folder, the classes or check_every changed since")
+            raise ValueError(f"{what} knew other images or labels than there are now: "
+                             "an image, a class folder or somebody's log changed since")
         session.fits.append(session.study(known, n))
         session.basis = known
     return session.fits[-1] if fits else None

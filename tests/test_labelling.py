@@ -11,7 +11,7 @@ from PIL import Image
 
 from active_learning.answers import read_log, standing
 from active_learning.folder import demo_folder
-from active_learning.labelling import Session, resume
+from active_learning.labelling import Session, replay, resume
 
 CLASSES = "0,1,2,3,4,5,6,7,8,9"
 HOME = str(Path(__file__).parents[1])
@@ -119,3 +119,22 @@ def test_corrected_image_is_not_taught_and_measured_at_once(tmp_path):
     assert not set(lesson) & set(held)
     assert {f: session.classes[{**lesson, **held}[i]] for f, i in session.place.items()} == wrong
     session.close()
+
+
+@pytest.mark.parametrize("name, value", [("size", 16), ("epochs", 2), ("strategy", "random"), ("seed", 1),
+                                         ("learning_rate", 0.1), ("classes", "odd,even")])
+def test_a_model_comes_back_only_under_the_settings_it_was_made_with(folder, name, value):
+    answered(folder).close()
+    how = dict(classes="even,odd", epochs=1, start=10, device="cpu")
+    session = Session(folder, **{**how, name: value})
+    with pytest.raises(ValueError, match=rf"training 1 of labels-me.csv was made with {name} = .*reopen"):
+        replay(session)
+    session.close()
+    assert replay(Session(folder, **{**how, "start": 20}, step=3))
+
+
+def test_a_model_does_not_come_back_from_other_pixels(folder):
+    answered(folder).close()
+    save(folder / "0000.png", 90); save(folder / "0001.png", 90)
+    with pytest.raises(ValueError, match="knew other images or labels"):
+        replay(Session(folder, "even,odd", epochs=1, start=10, device="cpu"))
