@@ -61,12 +61,14 @@ class Session(Desk):
                              learning_rate=learning_rate)
         self.log.append("start", detail=self.settings)
         self.fits, self.basis, self.trouble, self.pending, self.on_fit = [], {}, "", None, lambda: None
+        self.over = False
         self.worker = ThreadPoolExecutor(1, "training")
 
     def order(self): return self.fits[-1].rank if self.fits else self.shuffled
 
     def close(self):
         "Stop, when the training that runs is done."
+        self.over = True
         if hasattr(self, "worker"): self.worker.shutdown()
         super().close()
 
@@ -137,7 +139,7 @@ def _due(self: Session):
 
 def _train(self: Session):
     "Start a training in the background, if one is due and none runs."
-    if (self.pending and not self.pending.done()) or not self.due(): return
+    if self.over or (self.pending and not self.pending.done()) or not self.due(): return
     self.pending = self.worker.submit(self.fit)
     self.pending.add_done_callback(self.finished)
 
