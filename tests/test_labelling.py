@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from active_learning.answers import read_log, standing
-from active_learning.folder import demo_folder
+from active_learning.data import load
+from active_learning.exchange import export_csv, export_folders
+from active_learning.folder import demo_folder, survey
 from active_learning.labelling import Session, replay, resume
 
 CLASSES = "0,1,2,3,4,5,6,7,8,9"
@@ -138,3 +140,40 @@ def test_a_model_does_not_come_back_from_other_pixels(folder):
     save(folder / "0000.png", 90); save(folder / "0001.png", 90)
     with pytest.raises(ValueError, match="knew other images or labels"):
         replay(Session(folder, "even,odd", epochs=1, start=10, device="cpu"))
+
+
+def test_nothing_begins_after_the_end(folder):
+    session = Session(folder, "even,odd", epochs=1, start=4, step=1, check_every=0, device="cpu")
+    told = []
+    session.on_fit = lambda: (told.append(1), session.train())
+    for i, f in enumerate(session.ask(12)): session.answer(f, ("even", "odd")[i % 2]); session.train()
+    session.close()
+    session.pending.result(); session.train()
+    assert told and len(session.fits) == sum(r["action"] == "fit" for r in session.log.records)
+
+
+def test_log_that_cannot_be_written_is_told_and_can_be_mended(folder):
+    (folder / "labels-me.csv").mkdir()
+    for _ in range(2):
+        with pytest.raises(OSError, match="answers cannot be kept in .*labels-me.csv.*writable"): Session(folder, "a,b")
+    (folder / "labels-me.csv").rmdir()
+    Session(folder, "a,b", device="cpu").close()
+
+
+def test_image_removed_from_the_folder_does_not_stop_an_export(folder, tmp_path):
+    session = Session(folder, "even,odd", device="cpu")
+    for f in session.ask(6): session.answer(f, "odd")
+    (folder / f).unlink()
+    assert export_folders(session, tmp_path / "out") == 5
+    session.close()
+    session = Session(folder, "even,odd", device="cpu")
+    assert export_folders(session, tmp_path / "again") == export_csv(session, tmp_path / "out.csv") == 5
+    session.close()
+
+
+@pytest.mark.parametrize("train, test", [("Train", "Test"), ("TRAIN", "test"), ("training", "Test")])
+def test_split_folders_in_any_case(train, test, tmp_path):
+    for t in (train, test):
+        for i in range(8): save(tmp_path / "shop" / t / "ab"[i % 2] / f"{i}.png", 20 * i)
+    seen, data = survey(tmp_path / "shop").data, load(tmp_path / "shop")
+    assert seen.classes == data.classes == ("a", "b") and len(seen.test) == len(data.test) == 8
