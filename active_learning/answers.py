@@ -105,12 +105,15 @@ class Log:
                              "or choose another labeller")
         if old := _open.pop(self.path, None): old.close()
         self.lock = filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0, thread_local=False)
-        try: self.lock.acquire()
+        try: self.lock.acquire(); self._begin()
         except filelock.Timeout:
             raise RuntimeError(f"{labeller!r} is already labelling {folder} in another notebook; "
                                "close that one, or choose another labeller") from None
+        except OSError as e:
+            self.lock.release()
+            raise OSError(f"answers cannot be kept in {self.path} ({e.strerror}); make the folder and the file "
+                          "writable, or label a copy of the folder") from e
         _open[self.path] = self
-        self._begin()
         self.ledger = Tail(self.path).read()
 
     @property

@@ -13,6 +13,8 @@ import io
 
 from PIL import Image, ImageOps
 
+from .images import as_rgb
+
 # %% ../nbs/14_board.ipynb #3d61115c
 def needs(*names):
     "Modules of the notebook extra. Raises ImportError that says how to get them."
@@ -26,9 +28,9 @@ def _picture(path, side, changed):
     with Image.open(path) as image:
         kind = "JPEG" if max(image.size) > side else "PNG"
         image.draft("RGB", (side, side))
-        image = ImageOps.exif_transpose(image).convert("RGBA")
-        image.thumbnail((side, side))
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+        shrink = min(1, side / max(image.size))
+        image = as_rgb(image, [max(1, round(n * shrink)) for n in image.size])
     out = io.BytesIO(); image.save(out, kind, quality=90)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 

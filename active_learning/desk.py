@@ -38,7 +38,8 @@ class Desk:
         self.given = {i: c for i, c in enumerate(self.data.train.labels.tolist()) if c >= 0}
         chance = {f: _chance(seed, f) for f in (*self.place, *self.broken)}
         self.shuffled = sorted(chance, key=chance.get)
-        self.checks = {f for f, c in chance.items() if check_every and c % check_every == 0}
+        self.checks = {f for f, c in chance.items()
+                       if check_every and c % check_every == 0 and self.place.get(f) not in self.given}
         self.log, self.others, self.listed, self.latest = Log(self.root, labeller), {}, None, (None, {})
         if gone := {r["label"] for r in self.answers().values()} - {*self.classes, ""}:
             self.close()
@@ -135,7 +136,7 @@ def _lesson(self: Desk, known):
     said = {self.place[f]: self.classes.index(c) for f, (c, _) in known.items()
             if f in self.place and c in self.classes}
     held = {i: c for i, c in said.items() if self.data.train.files[i] in self.checks}
-    return {**self.given, **{i: c for i, c in said.items() if i not in held}}, held
+    return {i: c for i, c in {**self.given, **said}.items() if i not in held}, held
 
 
 Desk.look, Desk.snapshot, Desk.until, Desk.known, Desk.lesson = _look, _snapshot, _until, _known, _lesson

@@ -20,11 +20,11 @@ from .files import write_atomically
 def table(
     session,  # a `Session`
 ):  # list of (file, class, labeller)
-    "Every label there is, folders first."
+    "Every label of an image that is still there, folders first."
     parts, classes = (session.data.train, session.data.test), session.classes
     given = {f: (classes[c], "") for p in parts for f, c in zip(p.files, p.labels.tolist()) if c >= 0}
     said = {f: (c, who) for f, (c, who) in session.known().items() if c in classes}
-    return [(f, *v) for f, v in {**given, **said}.items()]
+    return [(f, *v) for f, v in {**given, **said}.items() if (session.root / f).is_file()]
 
 # %% ../nbs/13_exchange.ipynb #d9ff5eef
 def export_csv(

@@ -11,12 +11,14 @@ import html
 from pathlib import Path
 
 from .board import needs, plain
-from .data import load
+from .data import checksum, load
 from .rounds import find, png, read, round_figure, shared
 
 # %% ../nbs/15_explorer.ipynb #b471e15e
-@functools.lru_cache(4)
-def _data(dataset, classes, root): return load(dataset, classes, root or None)
+def _data(dataset, classes, root):
+    "A data set and its checksum."
+    data = load(dataset, classes, root or None)
+    return data, checksum(data)
 
 
 class Explorer:
@@ -28,7 +30,7 @@ class Explorer:
         data_dir="",  # as `root` of `load`
     ):
         (w,) = needs("ipywidgets")
-        self.found, self.data_dir = find(folder), data_dir
+        self.found, self.data_dir, self.data = find(folder), data_dir, functools.lru_cache(4)(_data)
         names = list(self.found)
         self.said, self.image = w.HTML(), w.Image(format="png", layout=w.Layout(max_width="100%"))
         if not names:
@@ -52,11 +54,13 @@ class Explorer:
 
     def pool(self, pair):
         "The data both runs asked about, or None and the reason."
-        p, q = pair[0].params, pair[-1].params
-        if (p["dataset"], p["classes"]) != (q["dataset"], q["classes"]):
-            return None, "the two runs are of different data"
-        try: return _data(p["dataset"], p["classes"], self.data_dir), ""
+        p, asked = pair[0].params, pair[0].data
+        if asked != pair[-1].data: return None, "the two runs are of different data"
+        try: data, found = self.data(p["dataset"], p["classes"], self.data_dir)
         except (OSError, ValueError) as e: return None, f"the images are not shown: {e}"
+        if found != asked:
+            return None, f"the images are not shown: those of {p['dataset']} are not those the run asked about"
+        return data, ""
 
     def show(self, _=None):
         "Draw what is chosen."

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .images import IMAGE_FILES, decode, either, image_files, read_image
+from .images import IMAGE_FILES, decode, either, image_files, read_image, subfolders
 from .splits import Data, Part, split
 
 # %% ../nbs/10_folder.ipynb #0a7e41ea
@@ -44,9 +44,7 @@ def class_names(
     names = [str(c).strip() for c in (classes.split(",") if isinstance(classes, str) else classes)]
     names = [c for c in names if c]
     if not names and folder:
-        top = either(folder, "train", "training") or folder
-        names = sorted(p.name for p in top.iterdir()
-                       if p.is_dir() and not p.name.startswith(".") and p.name.lower() not in ("unlabelled", "test"))
+        names = subfolders(either(folder, "train", "training") or folder, skip=("unlabelled", "test"))
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise ValueError(f"classes = {classes!r}: name at least two different classes, "
                          "such as classes = \"cat, dog\"")

@@ -25,7 +25,7 @@ from .training import measure
 class Fit:
     "What one training found."
     labels: int  # answers it knew, held-out ones included
-    rank: list  # files, the one to ask first in front
+    rank: list  # every file, the one to ask first in front
     probabilities: np.ndarray  # (images of the pool, classes)
     right: int  # held-out images it gets right
     held: int  # held-out images
@@ -60,13 +60,15 @@ class Session(Desk):
                              check_every=check_every, size=size, epochs=epochs, batch_size=batch_size,
                              learning_rate=learning_rate)
         self.log.append("start", detail=self.settings)
-        self.fits, self.asked_at, self.trouble, self.pending, self.on_fit = [], 0, "", None, lambda: None
+        self.fits, self.basis, self.trouble, self.pending, self.on_fit = [], {}, "", None, lambda: None
+        self.over = False
         self.worker = ThreadPoolExecutor(1, "training")
 
-    def order(self): return self.fits[-1].rank + sorted(self.broken) if self.fits else self.shuffled
+    def order(self): return self.fits[-1].rank if self.fits else self.shuffled
 
     def close(self):
         "Stop, when the training that runs is done."
+        self.over = True
         if hasattr(self, "worker"): self.worker.shutdown()
         super().close()
 
@@ -80,9 +82,11 @@ def even(
 
 # %% ../nbs/11_labelling.ipynb #bf3ad775
 def _digest(self: Session, lesson):
-    "SHA-256 over the files and labels of a lesson."
-    return hashlib.sha256(json.dumps([(self.data.train.files[i], self.classes[c])
-                                      for i, c in sorted(lesson.items())]).encode()).hexdigest()
+    "SHA-256 over the files, labels and pixels of a lesson."
+    places, files = sorted(lesson), self.data.train.files
+    h = hashlib.sha256(json.dumps([(files[i], self.classes[lesson[i]]) for i in places]).encode())
+    h.update(self.data.train.images[places].numpy())
+    return h.hexdigest()
 
 
 def _score(self: Session, known, p, held):
@@ -105,8 +109,8 @@ def _study(self: Session, known, n):
     self.learner.fit()
     p = torch.softmax(self.learner.trainer.predict(self.data.train.images), 1).numpy()
     rank = [self.data.train.files[i] for i in self.learner.query(len(self.learner.candidates()))]
-    return Fit(sum(c is not None for c, _ in known.values()), rank, p, *self.score(known, p, held),
-               time.perf_counter() - begun)
+    return Fit(sum(c is not None for c, _ in known.values()), list(dict.fromkeys([*rank, *self.shuffled])), p,
+               *self.score(known, p, held), time.perf_counter() - begun)
 
 
 Session.digest, Session.score, Session.study = _digest, _score, _study
@@ -115,7 +119,7 @@ Session.digest, Session.score, Session.study = _digest, _score, _study
 def _fit(self: Session):  # a `Fit`, or None where there is too little to learn from
     "Train on what stands now, and write down that it was done."
     snapshot = self.snapshot()
-    known = self.known(snapshot)
+    self.basis = known = self.known(snapshot)
     lesson, _ = self.lesson(known)
     if len(set(lesson.values())) < 2: return None
     fit = self.study(known, sum(r["action"] == "fit" for r in self.log.records))
@@ -126,16 +130,16 @@ def _fit(self: Session):  # a `Fit`, or None where there is too little to learn 
 
 def _due(self: Session):
     "Whether enough is new for a training."
-    lesson, _ = self.lesson(self.known())
-    n = len(self.known())
+    known = self.known()
+    lesson, _ = self.lesson(known)
     if not self.fits: return len(set(lesson.values())) > 1 and len(lesson) >= min(self.start, len(self.place))
-    return n - self.asked_at >= self.step or (n > self.asked_at and not self.ask())
+    changed = len(dict(known.items() ^ self.basis.items()))
+    return changed >= self.step or (changed > 0 and not self.ask())
 
 
 def _train(self: Session):
     "Start a training in the background, if one is due and none runs."
-    if (self.pending and not self.pending.done()) or not self.due(): return
-    self.asked_at = len(self.known())
+    if self.over or (self.pending and not self.pending.done()) or not self.due(): return
     self.pending = self.worker.submit(self.fit)
     self.pending.add_done_callback(self.finished)
 
@@ -153,16 +157,22 @@ def replay(
     session,  # a `Session`
     all=False,  # go through every training of the log, not only the last
 ):  # the last `Fit`, or None where the log has none
-    "Bring back the model of a recorded session. Raises ValueError where the folder is not what it was trained on."
-    records = session.log.records
-    fits = [json.loads(r["detail"]) for r in records if r["action"] == "fit"]
-    for n, past in list(enumerate(fits))[0 if all else -1:]:
+    "Bring back the model of a recorded session. Raises ValueError where its settings or the folder are others now."
+    fits, made = [], {}  # the settings of a training are those of the start before it
+    for r in session.log.records:
+        if r["action"] == "start": made = json.loads(r["detail"])
+        if r["action"] == "fit": fits.append((made, json.loads(r["detail"])))
+    for n, (made, past) in list(enumerate(fits))[0 if all else -1:]:
+        what = f"training {n + 1} of {session.log.path.name}"
+        if other := [k for k, v in session.settings.items() if k not in ("start", "step") and made.get(k) != v]:
+            raise ValueError(f"{what} was made with {', '.join(f'{k} = {made.get(k)!r}' for k in other)}; "
+                             "reopen the session with that to bring its model back")
         known = session.known(past["known"])
         if session.digest(session.lesson(known)[0]) != past["lesson"]:
-            raise ValueError(f"training {n + 1} of {session.log.path.name} knew other labels than there are now: "
-                             "a class folder, the classes or check_every changed since")
+            raise ValueError(f"{what} knew other images or labels than there are now: "
+                             "an image, a class folder or somebody's log changed since")
         session.fits.append(session.study(known, n))
-        session.asked_at = len(known)
+        session.basis = known
     return session.fits[-1] if fits else None
 
 
@@ -173,5 +183,4 @@ def resume(
     try: replay(session)
     except ValueError: session.fits = []
     if session.due(): session.fit()
-    session.asked_at = len(session.known())
     return session

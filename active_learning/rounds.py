@@ -7,7 +7,6 @@ __all__ = ['COLOURS', 'Saved', 'find', 'read', 'shared', 'round_figure', 'png']
 
 # %% ../nbs/14_rounds.ipynb #1494faec
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .board import plain
+from .figures import show_image
+from .results import parameters
 
 # %% ../nbs/14_rounds.ipynb #20d85c26
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Saved:
     "A run folder, read."
     name: str
     params: dict
+    data: str  # checksum of what it asked about
     history: pd.DataFrame
     queries: np.ndarray  # (rounds, k) places in the pool, -1 where fewer were left
     scores: np.ndarray  # (rounds, k), NaN where the strategy has none
@@ -34,6 +36,15 @@ class Saved:
     def asked(self, n):
         "Columns of round n that hold a query."
         return np.flatnonzero(self.queries[n - 1] >= 0) if 1 <= n <= self.rounds else np.empty(0, int)
+
+    def images(self, n):
+        "Places in the pool that round n asked about, none past the run's end."
+        return self.queries[n - 1:n, self.asked(n)].ravel()
+
+    def about(self, n):
+        "What there is of round n, in words."
+        if n > self.rounds: return f"no round {n}, the run has {self.rounds}"
+        return "log score under each image" if np.isfinite(self.scores[n - 1]).any() else "no scores"
 
 
 def find(
@@ -51,8 +62,8 @@ def read(
 ):  # a `Saved`
     "Read one run."
     arrays = [np.load(folder / f"{n}.npy") for n in ("queries", "scores", "guesses")]
-    return Saved(name, json.loads((folder / "params.json").read_text())["parameters"],
-                 pd.read_csv(folder / "history.csv"), *arrays)
+    made = parameters(folder)
+    return Saved(name, made["parameters"], made["data"], pd.read_csv(folder / "history.csv"), *arrays)
 
 # %% ../nbs/14_rounds.ipynb #d5448677
 COLOURS = ("#0072b2", "#d55e00")
@@ -60,7 +71,7 @@ COLOURS = ("#0072b2", "#d55e00")
 
 def shared(a, b, n):
     "Images that both runs asked about in round n."
-    return set(a.queries[n - 1, a.asked(n)].tolist()) & set(b.queries[n - 1, b.asked(n)].tolist()) if b else set()
+    return set(a.images(n).tolist()) & set(b.images(n).tolist()) if b else set()
 
 
 def _curves(ax, pair, n):
@@ -78,7 +89,7 @@ def _histogram(ax, pair, n, data):
     "How often each class was asked about."
     width, c = 0.8 / len(pair), len(data.classes)
     for i, (run, colour) in enumerate(zip(pair, COLOURS)):
-        labels = data.train.labels[run.queries[n - 1, run.asked(n)]].numpy()
+        labels = data.train.labels[run.images(n)].numpy()
         ax.bar(np.arange(c) + (i - (len(pair) - 1) / 2) * width, np.bincount(labels, minlength=c), width, color=colour)
     ax.set(ylabel="images asked about", title="their classes")
     ax.yaxis.get_major_locator().set_params(integer=True)
@@ -88,9 +99,9 @@ def _histogram(ax, pair, n, data):
 
 def _image(ax, run, n, j, data, both, colour):
     "One image that was asked about, and why."
-    ax.set(xticks=[], yticks=[])
     i, guess, score = run.queries[n - 1, j], run.guesses[n - 1, j], run.scores[n - 1, j]
-    ax.imshow(data.train.images[i].permute(1, 2, 0).numpy().squeeze(), cmap="gray")
+    show_image(ax, data.train.images[i])
+    ax.axis("on"); ax.set(xticks=[], yticks=[])
     for s in ax.spines.values(): s.set(color=colour if i in both else "0.8", linewidth=4 if i in both else 0.5)
     took = f"{data.classes[guess]}?" if guess >= 0 else "no guess"
     ax.set_title(plain(f"{took}\nis {data.classes[data.train.labels[i]]}"), fontsize=7, parse_math=False)
@@ -117,10 +128,8 @@ def round_figure(
         cells = row.subplots(1, columns)
         for ax in cells: ax.axis("off")
         for ax, j in zip(cells, sorted(run.asked(n), key=lambda j: run.queries[n - 1, j] not in both)):
-            ax.axis("on")
             _image(ax, run, n, j, data, both, colour)
-        row.suptitle(f"{run.name}: log score under each image" if np.isfinite(run.scores[n - 1]).any()
-                     else f"{run.name}: no scores", fontsize=8, color=colour, x=0.01, ha="left")
+        row.suptitle(f"{run.name}: {run.about(n)}", fontsize=8, color=colour, x=0.01, ha="left")
     return fig
 
 

@@ -1,4 +1,6 @@
 "Odd and damaged data: each is handled, or refused by name."
+import base64
+import io
 import os
 import warnings
 
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import faults
+from active_learning.board import picture
 from active_learning.data import load
 from active_learning.images import read_image
 from active_learning.learner import Learner
@@ -173,3 +176,27 @@ def test_thousands_of_damaged_files(tmp_path):
         assert r["refused"] + r["accepted"] == r["files"] == FILES and r["refused"], r
         assert r["slowest"] < 5, r
         if r["kind"] in ("IDX", "checkpoint", "model"): assert not r["accepted"], r
+
+
+def shown(path):
+    "The pixels of the picture a labeller is sent."
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture(path)[0].split(",")[1])))).astype(int)
+
+
+def spotted(spot):
+    "A half grey square with one pixel of another value, to be lost when it is made small."
+    a = np.full((320, 320), 0.5, np.float32); a[0, 0] = spot
+    return a
+
+
+@pytest.mark.parametrize("name, pixels, darkest, lightest", [
+    ("dark.png", np.full((32, 32), 255, np.uint16), 1, 1), ("dark.tif", np.full((32, 32), 256, np.uint16), 1, 1),
+    ("deep.png", ramp(0, 65535).astype(np.uint16), 0, 255), ("deep.tif", ramp(0, 65535).astype(np.int32), 0, 255),
+    ("unit.tif", ramp(0, 1).astype(np.float32), 0, 255), ("byte.tif", ramp(0, 255).astype(np.float32), 0, 255),
+    ("unit-spot.tif", spotted(1), 128, 128), ("byte-spot.tif", spotted(3), 0, 0),
+])
+def test_person_and_network_see_the_same_greys(name, pixels, darkest, lightest, tmp_path):
+    "A kind of file has one scale, whatever is in the picture and however small it is drawn."
+    Image.fromarray(pixels).save(tmp_path / name)
+    for a in shown(tmp_path / name), read_image(tmp_path / name).astype(int):
+        assert np.abs(np.quantile(a, (0.02, 0.5, 0.98)) - np.linspace(darkest, lightest, 3)).max() <= 8
