@@ -27,7 +27,8 @@ def label(
 ):  # a `Labeller`, or the form
     "Open a labeller on a folder."
     if not folder: return _form(classes, labeller, grid, show_guess, out, **settings)
-    return Labeller(resume(Session(folder, classes, labeller, **settings)), grid, show_guess, out)
+    names = str(classes) if isinstance(classes, (int, float)) else classes  # papermill says numbers
+    return Labeller(resume(Session(str(folder), names, str(labeller), **settings)), grid, show_guess, out)
 
 
 def _form(classes, labeller, grid, show_guess, out, **settings):

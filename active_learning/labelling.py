@@ -52,6 +52,7 @@ class Session(Desk):
         learning_rate=0.01,
         device="auto",
     ):
+        if min(start, step) < 1: raise ValueError(f"start = {start}, step = {step}: a training needs at least 1 label")
         super().__init__(folder, classes, labeller, seed, check_every, size)
         self.start, self.step = start, step
         self.learner = Learner(self.data, strategy, seed, batch_size=batch_size, learning_rate=learning_rate,
@@ -132,7 +133,7 @@ def _due(self: Session):
     "Whether enough is new for a training."
     known = self.known()
     lesson, _ = self.lesson(known)
-    if not self.fits: return len(set(lesson.values())) > 1 and len(lesson) >= min(self.start, len(self.place))
+    if not self.fits: return len(set(lesson.values())) > 1 and (len(lesson) >= self.start or not self.ask())
     changed = len(dict(known.items() ^ self.basis.items()))
     return changed >= self.step or (changed > 0 and not self.ask())
 

@@ -51,7 +51,7 @@ def find(
     folder,  # where runs were written
 ):  # {name: run folder}
     "The run folders under `folder`, named by where they are."
-    root = Path(folder).expanduser()
+    root = Path(str(folder)).expanduser()
     return {p.parent.relative_to(root).as_posix(): p.parent for p in sorted(root.glob("**/params.json"))
             if (p.parent / "history.csv").exists()}
 

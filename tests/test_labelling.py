@@ -113,6 +113,20 @@ def test_what_was_taken_back_is_asked_again(folder):
     session.close()
 
 
+def test_a_folder_smaller_than_start_is_trained_on_when_nothing_is_left_to_ask(folder):
+    session = Session(folder, "even,odd", epochs=1, start=10**3, device="cpu")
+    for f in session.ask(60)[:-1]: session.answer(f, ("even", "odd")[int(f[:4]) % 2])
+    assert not session.due()
+    session.answer(session.ask(1)[0], "odd")
+    assert session.due(), "held-out and skipped images never make up `start`"
+    session.close()
+
+
+@pytest.mark.parametrize("name", ["start", "step"])
+def test_a_training_needs_a_label(name, folder):
+    with pytest.raises(ValueError, match="at least 1 label"): Session(folder, "even,odd", **{name: 0})
+
+
 def test_changed_answers_make_a_training_due(folder):
     session = answered(folder, step=10)
     for f in [session.undo() for _ in range(10)]: session.answer(f, "even")
