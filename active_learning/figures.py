@@ -89,7 +89,8 @@ def image_grid(
 ):  # the figure
     "Images in rows, each under its caption."
     rows = -(-len(images) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * scale, rows * (scale + (0.45 if any("\n" in c for c in captions or []) else 0.28))), squeeze=False)
+    head = 0.45 if any("\n" in c for c in captions or []) else 0.28  # inches, for one line or two
+    fig, axes = plt.subplots(rows, columns, figsize=(columns * scale, rows * (scale + head)), squeeze=False)
     for ax in axes.flat: ax.axis("off")
     for ax, image, caption in zip(axes.flat, images, captions or [""] * len(images)): show_image(ax, image, caption)
     fig.tight_layout(pad=0.3)

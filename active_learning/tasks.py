@@ -29,7 +29,8 @@ NAMES = {"mnist": "MNIST", "mnist_pool": "MNIST, images stay", "fruits": "Fruits
          "digits_none": "digits, no normalisation"}
 PAID = ["mnist", "fruits", "digits", "mnist_pool", "fruits_pool", "digits_pool"]  # compared by the labels they pay
 DIGITS, MORE = [t for t in TASKS if t.startswith("digits")], [f"{t}_more" for t in TASKS if t.startswith("fruits")]
-FULL = {**dict.fromkeys(TASKS, 20), "mnist": 350, "mnist_binary": 350, "mnist_pool": 10, "fruits_pool": 10, "digits_pool": 19}  # rounds
+FULL = {**dict.fromkeys(TASKS, 20), "mnist": 350, "mnist_binary": 350,
+        "mnist_pool": 10, "fruits_pool": 10, "digits_pool": 19}  # rounds
 # of a round on one core, roughly; only for the estimate of the time left
 SECONDS = {"mnist": 11, "mnist_binary": 7, "mnist_pool": 48, "fruits": 6, "fruits_binary": 3,
            "fruits_pool": 10, **dict.fromkeys(DIGITS, 0.15)}
