@@ -39,7 +39,7 @@ def paper_values(
 def _choice(name, value, allowed):
     "`value`, if it is one of `allowed`."
     if value not in allowed: raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
-    return value
+    return str(value)
 
 # %% ../nbs/05_learner.ipynb #289e0203
 class Learner:
@@ -67,10 +67,10 @@ class Learner:
         self.granularity = _choice("granularity", granularity, GRANULARITIES)
         self.norm = _choice("norm", norm, NORMS)
         own = paper_values(data)
-        self.batch_size, self.learning_rate = (int(batch_size) or own["batch_size"],
-                                               learning_rate or own["learning_rate"])
-        self.momentum, self.weight_decay = momentum, own["weight_decay"]
-        self.epochs, self.retrain, self.device, self.precision = epochs, retrain, device, precision
+        self.batch_size = int(batch_size) or own["batch_size"]
+        self.learning_rate = float(learning_rate) or own["learning_rate"]
+        self.momentum, self.weight_decay = float(momentum), own["weight_decay"]
+        self.epochs, self.retrain, self.device, self.precision = int(epochs), bool(retrain), str(device), str(precision)
         self.taught = torch.full((len(data.train),), -1)  # the labels it was told; -1 where it was not
         self.current = torch.empty(0, dtype=torch.int64)  # the images of the last lesson
         self.memory = Memory(len(data.train))

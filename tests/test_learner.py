@@ -90,6 +90,14 @@ def test_resume_of_a_saved_learner_is_exact(digits, tmp_path):
     assert torch.equal(weights(one), weights(two))
 
 
+def test_settings_given_as_numpy_scalars_are_saved_as_plain_ones(digits, tmp_path):
+    Learner(digits, np.array(["entropy"])[0], np.int64(1), batch_size=np.int32(8), learning_rate=np.float64(0.02),
+            momentum=np.float32(0.5), epochs=np.int64(2), retrain=np.bool_(True)).save(tmp_path / "l.pt")
+    twin = Learner.load(tmp_path / "l.pt", digits)
+    assert (twin.strategy, twin.seed, twin.batch_size, twin.learning_rate, twin.momentum, twin.epochs,
+            twin.retrain) == ("entropy", 1, 8, 0.02, 0.5, 2, True)
+
+
 def test_another_data_set_is_refused(digits, pair, tmp_path):
     Learner(digits, seed=0).save(tmp_path / "l.pt")
     with pytest.raises(ValueError, match="other data"): Learner.load(tmp_path / "l.pt", pair)
