@@ -211,6 +211,7 @@ SETTINGS = ("strategy", "seed", "protocol", "granularity", "batch_size", "learni
 def _state(self: Learner):  # dict of tensors, numbers and strings
     "All it takes to go on."
     return dict(settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
+                images=self.data.train.digest,
                 taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
                 memory=(self.memory.scores, self.memory.trusted),
                 model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict())
@@ -223,6 +224,9 @@ def _restore(
     "Take over a saved state."
     if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes):
         raise ValueError("the saved learner belongs to other data: another pool size or other classes")
+    if state.get("images", self.data.train.digest) != self.data.train.digest:  # older files have none
+        raise ValueError("the saved learner belongs to other data: the images of the pool are others, "
+                         "or stand in another order; give it those it was taught on")
     self.taught, self.current, self.queries, self.fits = (state[k] for k in ("taught", "current", "queries", "fits"))
     self.memory.scores, self.memory.trusted = state.get("memory") or (self.memory.scores, 0)  # older files have none
     self.trainer.model.load_state_dict(state["model"])

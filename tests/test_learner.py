@@ -1,11 +1,15 @@
 "The learner: never peeks, the same steps from the same seed, one query on two classes."
 import dataclasses
+import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from active_learning import splits
 from active_learning.experiment import run
+from active_learning.files import write_sealed
 from active_learning.learner import Learner
 from active_learning.measures import MEASURES, STRATEGIES
 from active_learning.query import draw
@@ -101,6 +105,36 @@ def test_settings_given_as_numpy_scalars_are_saved_as_plain_ones(digits, tmp_pat
 def test_another_data_set_is_refused(digits, pair, tmp_path):
     Learner(digits, seed=0).save(tmp_path / "l.pt")
     with pytest.raises(ValueError, match="other data"): Learner.load(tmp_path / "l.pt", pair)
+
+
+def of(images): return Part(images, torch.zeros(len(images), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda images: images.flip(0), lambda images: torch.cat([images[4:], images[:4]]),
+    lambda images: images[:, :, :6, :6].contiguous(), lambda images: images ^ 1])
+def test_other_images_of_the_same_number_and_classes_are_refused(digits, spoil, tmp_path):
+    "Labels would come to stand on images they were not given for."
+    Learner(digits, seed=0).save(tmp_path / "l.pt")
+    with pytest.raises(ValueError, match="other data.*images"):
+        Learner.load(tmp_path / "l.pt", dataclasses.replace(digits, train=of(spoil(digits.train.images))))
+
+
+def test_a_learner_saved_before_images_were_compared_still_loads(digits, tmp_path):
+    learner = Learner(digits, seed=0)
+    old = {k: v for k, v in learner.state().items() if k != "images"}
+    assert len(old) == len(learner.state()) - 1
+    write_sealed(tmp_path / "l.pt", old)
+    assert torch.equal(weights(Learner.load(tmp_path / "l.pt", digits)), weights(learner))
+
+
+def test_the_images_are_read_once_however_often_a_learner_is_saved(digits, monkeypatch):
+    data, read = dataclasses.replace(digits, train=of(digits.train.images)), []
+    counted = SimpleNamespace(sha256=lambda *a: read.append(1) or hashlib.sha256(*a))
+    monkeypatch.setattr(splits, "hashlib", counted)
+    a, b = Learner(data, seed=0), Learner(data, "random", seed=1)
+    for _ in range(3): a.state(), b.state()
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("kwargs, says", [
