@@ -145,13 +145,24 @@ def _shortlisted(learner, candidates, k, seed):
 Learner.candidates, Learner.query = _candidates, _query
 
 # %% ../nbs/05_learner.ipynb #657625e7
+def _whole(
+    values,  # a list, range, NumPy array or tensor
+    what,  # how the message calls it
+):
+    "`values` as an int64 tensor. Raises ValueError for what is not whole numbers."
+    a = np.asarray(values.tolist() if isinstance(values, torch.Tensor) else values)
+    if a.size and a.dtype.kind not in "iu":
+        raise ValueError(f"{what}: whole numbers are needed, got {a.dtype} {a.ravel()[:3].tolist()}")
+    return torch.from_numpy(a.astype(np.int64))
+
+
 def _teach(
     self: Learner,
     indices,  # (k,) places in `data.train`
     labels,  # (k,) int: places in `data.classes`
 ):
-    "Tell it labels. Raises ValueError for places or labels out of range."
-    indices, labels = torch.as_tensor(np.asarray(indices, np.int64)), torch.as_tensor(np.asarray(labels, np.int64))
+    "Tell it labels. Raises ValueError for what is not whole, out of range, or said twice and differently."
+    indices, labels = _whole(indices, "indices"), _whole(labels, "labels")
     if indices.shape != labels.shape or indices.ndim != 1:
         raise ValueError(f"{tuple(indices.shape)} indices but {tuple(labels.shape)} labels; "
                          "one label for each index is needed")
@@ -160,8 +171,13 @@ def _teach(
         raise ValueError(f"index {int(indices[bad][0])} is outside the pool, 0 to {n - 1}")
     if (bad := (labels < 0) | (labels >= c)).any():
         raise ValueError(f"label {int(labels[bad][0])} of index {int(indices[bad][0])} is outside 0 to {c - 1}")
-    self.taught[indices] = labels
-    self.current = indices
+    told = self.taught.clone()
+    told[indices] = labels
+    if (bad := told[indices] != labels).any():
+        i = int(indices[bad][0])
+        said = labels[indices == i].unique().tolist()
+        raise ValueError(f"index {i} is told different labels, {' and '.join(map(str, said))}; tell it one")
+    self.taught, self.current = told, indices
 
 
 def _lesson(self: Learner):

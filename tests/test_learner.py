@@ -145,3 +145,25 @@ def test_wrong_choices_list_the_right_ones(digits, kwargs, says):
     with pytest.raises(ValueError): Learner(digits, **kwargs)
     try: Learner(digits, **kwargs)
     except ValueError as e: assert all(w in str(e) for w in says.split(", "))
+
+
+@pytest.mark.parametrize("indices, labels, says", [
+    ([1, 2], [0.0, 1.0], "labels: whole numbers are needed"), ([1, 2], ["0", "1"], "labels: whole numbers"),
+    (np.array([True, False]), [0, 1], "indices: whole numbers"), ([1.0], [0], "indices: whole numbers"),
+    ([1], torch.tensor([1.0]), "labels: whole numbers"), ([1], torch.tensor([1.0]).bfloat16(), "labels: whole numbers"),
+    ([3, 4, 3], [0, 1, 2], "index 3 is told different labels, 0 and 2"), ({1}, [0], "indices: whole numbers")])
+def test_half_a_lesson_is_no_lesson(digits, indices, labels, says):
+    learner = Learner(digits)
+    with pytest.raises(ValueError, match=says): learner.teach(indices, labels)
+    assert not learner.labels
+
+
+@pytest.mark.parametrize("kind", [list, lambda r: r, np.array, lambda r: np.array(r, np.uint8),
+                                  lambda r: list(np.array(r)), lambda r: torch.tensor(r),
+                                  lambda r: torch.tensor(r, dtype=torch.int32)])
+def test_whole_numbers_of_every_kind_are_taught(digits, kind):
+    learner = Learner(digits)
+    learner.teach(kind(range(2, 5)), kind(range(2, 5)))
+    assert learner.taught[2:5].tolist() == [2, 3, 4] and learner.labels == 3
+    learner.teach([2, 2], [7, 7]); learner.teach([], [])  # mended; the same thing twice; nothing
+    assert learner.taught[2] == 7
