@@ -167,3 +167,12 @@ def test_whole_numbers_of_every_kind_are_taught(digits, kind):
     assert learner.taught[2:5].tolist() == [2, 3, 4] and learner.labels == 3
     learner.teach([2, 2], [7, 7]); learner.teach([], [])  # mended; the same thing twice; nothing
     assert learner.taught[2] == 7
+
+
+@pytest.mark.parametrize("granularity", ["sample", "batch"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_asked_for_nothing_it_names_nothing(digits, granularity, strategy):
+    learner = Learner(digits, strategy, granularity=granularity)
+    assert learner.query(0).tolist() == []
+    learner.teach(range(len(digits.train)), digits.train.labels)
+    assert learner.query(0).tolist() == []

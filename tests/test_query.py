@@ -62,3 +62,15 @@ def test_k_outside_the_pool(k):
 
 def test_nan_scores_are_refused():
     with pytest.raises(ValueError, match="index 2"): select(np.array([1, 2, np.nan]), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_scores_of_any_number_format(dtype):
+    assert select(torch.tensor([1, 3, 2], dtype=dtype), 2).tolist() == [1, 2]
+
+
+def test_nothing_asked_for_is_nothing_chosen():
+    scores = np.arange(5.0)
+    for none in (select(scores, 0), select_batches(scores, 0, 8), draw(0, 0)):
+        assert none.tolist() == [] and none.dtype == np.int64
+    with pytest.raises(ValueError, match="batch_size = 8: choose 1 to 4"): select_batches(scores, 4, 8)
