@@ -6,6 +6,8 @@
 __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'class_curves', 'show_image', 'image_grid', 'save']
 
 # %% ../nbs/09_figures.ipynb #f6615987
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
@@ -108,5 +110,5 @@ def save(
     path,  # where to
 ):
     "Write a PNG that depends on nothing but what is drawn."
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=STYLE["savefig.dpi"], metadata={"Software": None})
