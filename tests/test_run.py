@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from conftest import ROOT
 
@@ -90,3 +91,15 @@ def test_help_lists_every_parameter_with_a_line():
 def test_other_parameters_in_the_same_folder_are_refused(done):
     result = papermill(done, strategy="least_confidence", protocol="pool", seeds="0,1", norm="dropout", momentum=0.9)
     assert result.returncode != 0 and "momentum: 0.5 there, 0.9 now" in result.stderr
+
+
+def test_a_handful_of_pictures_under_odd_names(tmp_path):
+    folder = tmp_path / "cur$x^$"
+    for name, grey in (("_other", 20), ("cost_$1_$2", 220)):
+        (folder / name).mkdir(parents=True)
+        for i in range(5): Image.new("RGB", (12, 12), (grey + i,) * 3).save(folder / name / f"{i}.png")
+    result = papermill(tmp_path, dataset=folder, classes="", rounds=1, query_size=2, batch_size=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    said = "".join(o.get("text", "") for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+                   for o in c.get("outputs", []))
+    assert "wrong among the 1 most uncertain" in said and "nan" not in said
