@@ -19,7 +19,7 @@ import torch
 
 from .download import load_torchvision, obtain, unpack
 from .files import content, data_root
-from .images import check_classes, decode, either, image_files, read_split, say_sizes
+from .images import check_classes, decode, either, image_files, read_split, say_sizes, subfolders
 from .splits import Part, assemble, places, split, subset
 
 # %% ../nbs/03_data.ipynb #428f0e07
@@ -71,23 +71,29 @@ def _part(root, files, labels, classes, size):
                 torch.tensor([classes.index(c) for c in labels], dtype=torch.int64), tuple(files))
 
 # %% ../nbs/03_data.ipynb #39025adc
-def _folder(path, size, category=str, classes=None, name=None, **kwargs):
+def _folder(path, size, category=str, classes=None, name=None, wanted=None, **kwargs):
     "A data set from class folders, with or without a split of its own."
     root = Path(path).expanduser()
     if not os.path.isdir(root):
         raise FileNotFoundError(f"no folder {str(root)[:200]!r}; "
                                 "dataset is digits, mnist, fruits360 or the path of a folder of images")
-    first, second = either(root, "train", "training"), either(root, "test")
+    first, second = either(root, "train", "training"), either(root, "test", "testing")
+    third = either(root, "val", "validation")
     if (first is None) != (second is None):
-        raise ValueError(f"{root} has {(first or second).name}/ alone; "
-                         "it needs train/ and test/ (or Training/ and Test/), or only a folder per class")
-    files, labels, rows = read_split(root, first or root, category, classes)
+        found = " and ".join(f"{p.name}/" for p in (first, second, third) if p)
+        raise ValueError(f"{root} has {found} alone; it needs train/ and test/ (or Training/ and Test/), "
+                         "or only a folder per class, and none that is called so")
+    if first and third:
+        warnings.warn(f"{root} holds train, test and {third.name}/, and {third.name}/ is not read: "
+                      "the validation part is cut out of the training images", stacklevel=3)
+    known, classes = classes, classes or subfolders(first or root, skip=("unlabelled",))
+    if wanted and classes: known = [classes[i] for i in places(wanted, classes)]
+    files, labels, rows = read_split(root, first or root, category, known)
     check_classes(first or root, rows)
-    classes = classes or sorted(set(labels))
     whole = _part(root, files, labels, classes, size)
     if second:
-        files, labels, more = read_split(root, second, category, classes)
-        check_classes(second, more)
+        files, labels, more = read_split(root, second, category, known)
+        check_classes(second, more, least=1)
         if extra := set(labels) ^ {c for _, _, c, _ in rows}:
             raise ValueError(f"class {', '.join(map(repr, sorted(extra)))} "
                              f"is in only one of {first.name}/ and {second.name}/")
@@ -96,8 +102,8 @@ def _folder(path, size, category=str, classes=None, name=None, **kwargs):
         kept, cut = split(whole.labels, 0.2, seed=1)
         train, test = whole.take(kept), whole.take(cut)
     pool = None
-    if (root / "unlabelled").is_dir():
-        files = [f"unlabelled/{f}" for f in image_files(root / "unlabelled")]
+    if own := either(root, "unlabelled"):
+        files = [f"{own.name}/{f}" for f in image_files(own)]
         pool = Part(decode(root, files, size), torch.full((len(files),), -1), tuple(files))
     return assemble(name or root.resolve().name, classes, train, test,
                     manifest=tuple(rows), unlabelled=pool, folder=str(root), **kwargs)
@@ -162,7 +168,7 @@ def load(
     if dataset == "digits": return subset(_digits(), classes)
     if dataset == "mnist": return subset(_mnist(base), classes)
     if dataset == "fruits360": return subset(_fruits(base, classes), classes)
-    data = _folder(str(dataset), size, mean=(0.5,) * 3, std=(0.5,) * 3, own=True)
+    data = _folder(str(dataset), size, wanted=classes, mean=(0.5,) * 3, std=(0.5,) * 3, own=True)
     say_sizes(Path(data.folder), data.train.files, size)
     return subset(data, classes)
 

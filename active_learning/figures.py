@@ -6,6 +6,8 @@
 __all__ = ['COLOURS', 'CLASS_COLOURS', 'LABELS', 'STYLE', 'title', 'curves', 'class_curves', 'show_image', 'image_grid', 'save']
 
 # %% ../nbs/09_figures.ipynb #f6615987
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
@@ -59,15 +61,18 @@ def class_curves(
     frame,  # tidy: seed, round, class, accuracy, of one strategy
 ):
     "A line for the mean of each class, its runs thin behind it."
+    lines = {}
     for (name, own), colour in zip(frame.groupby("class", sort=False), CLASS_COLOURS * 20):
         for _, one in own.groupby("seed"): ax.plot(one["round"], one.accuracy, color=colour, lw=0.5, alpha=0.3)
         mean = own.groupby("round").accuracy.mean()
-        ax.plot(mean.index, mean, color=colour, lw=1.6, label=name)
+        (lines[name],) = ax.plot(mean.index, mean, color=colour, lw=1.6)
     ax.set(xlabel="round", ylabel="test accuracy of the class", ylim=(-0.02, 1.02))
     _whole(ax)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), title="class")
+    legend = ax.legend(lines.values(), lines, frameon=False, fontsize=8, ncols=-(-len(lines) // 13),
+                       loc="center left", bbox_to_anchor=(1, 0.5), title="class")
+    for text in legend.get_texts(): text.set_parse_math(False)
 
 # %% ../nbs/09_figures.ipynb #e776084b
 def show_image(
@@ -78,7 +83,7 @@ def show_image(
     "One image without axes; grey ones dark on white."
     a = image.numpy().transpose(1, 2, 0)
     ax.imshow(a[..., 0] if a.shape[2] == 1 else a, cmap="gray_r", interpolation="nearest")
-    ax.set_title(caption, fontsize=8, pad=3); ax.axis("off")
+    ax.set_title(caption, fontsize=8, pad=3, parse_math=False); ax.axis("off")
 
 
 def image_grid(
@@ -106,5 +111,5 @@ def save(
     path,  # where to
 ):
     "Write a PNG that depends on nothing but what is drawn."
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=STYLE["savefig.dpi"], metadata={"Software": None})

@@ -93,8 +93,14 @@ def image_files(
     folder,  # `Path`
 ):  # list of text
     "Image files under `folder`, relative to it, in the order of their names."
-    found = [p.relative_to(folder).as_posix() for p in folder.rglob("*")
-             if p.suffix.lower() in IMAGE_FILES and not any(q.startswith(".") for q in p.relative_to(folder).parts)]
+    found, links = [], []
+    for p in folder.rglob("*"):
+        if any(q.startswith(".") for q in p.relative_to(folder).parts): continue
+        if p.suffix.lower() in IMAGE_FILES: found.append(p.relative_to(folder).as_posix())
+        elif p.is_symlink() and p.is_dir(): links.append(str(p))
+    if links:
+        warnings.warn(f"{min(links)!r} is a link to a folder and was not followed (one of {len(links)}); "
+                      "put the images themselves there", stacklevel=2)
     return sorted(found)
 
 
@@ -135,8 +141,9 @@ def read_split(
 def check_classes(
     path,  # where they lie
     rows,  # of the manifest
+    least=2,  # images a class needs
 ):
-    "Raise ValueError where there are not two classes, one is empty, or a name cannot be written down."
+    "Raise ValueError where there are not two classes, one is too small, or a name cannot be written down."
     if torn := [c for _, _, c, _ in rows if "," in c or c != c.strip() or not c.isprintable()]:
         raise ValueError(f"class {torn[0]!r} in {path}: a name must be printable, without commas "
                          "and without spaces at its ends; rename the folder")
@@ -145,8 +152,9 @@ def check_classes(
     if not sum(sizes.values()):
         raise ValueError(f"no images in the class folders of {path}; "
                          f"expected a folder per class holding {' '.join(IMAGE_FILES)}")
-    if empty := [c for c, n in sizes.items() if n < 2]:
-        raise ValueError(f"class {', '.join(map(repr, empty))} in {path} has fewer than 2 images; "
+    if small := [c for c, n in sizes.items() if n < least]:
+        few = f"fewer than {least}" if least > 1 else "no"
+        raise ValueError(f"class {', '.join(map(repr, small))} in {path} has {few} images; "
                          "add some or remove the folder")
     if len(sizes) < 2:
         raise ValueError(f"one class only, {next(iter(sizes))!r}, in {path}; at least two are needed")

@@ -42,7 +42,7 @@ def paper_values(
 def _choice(name, value, allowed):
     "`value`, if it is one of `allowed`."
     if value not in allowed: raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(allowed)}")
-    return value
+    return str(value)
 
 # %% ../nbs/05_learner.ipynb #289e0203
 class Learner:
@@ -72,10 +72,10 @@ class Learner:
         if isinstance(epochs, bool) or epochs != int(epochs) or epochs < 1:
             raise ValueError(f"epochs = {epochs}: expected a whole number from 1")
         own = paper_values(data)
-        self.batch_size, self.learning_rate = (int(batch_size) or own["batch_size"],
-                                               learning_rate or own["learning_rate"])
-        self.momentum, self.weight_decay = momentum, own["weight_decay"]
-        self.epochs, self.retrain, self.device, self.precision = epochs, retrain, device, precision
+        self.batch_size = int(batch_size) or own["batch_size"]
+        self.learning_rate = float(learning_rate) or own["learning_rate"]
+        self.momentum, self.weight_decay = float(momentum), own["weight_decay"]
+        self.epochs, self.retrain, self.device, self.precision = int(epochs), bool(retrain), str(device), str(precision)
         self.taught = torch.full((len(data.train),), -1)  # the labels it was told; -1 where it was not
         self.current = torch.empty(0, dtype=torch.int64)  # the images of the last lesson
         self.memory = Memory(len(data.train))
@@ -150,13 +150,24 @@ def _shortlisted(learner, candidates, k, seed):
 Learner.candidates, Learner.query = _candidates, _query
 
 # %% ../nbs/05_learner.ipynb #657625e7
+def _whole(
+    values,  # a list, range, NumPy array or tensor
+    what,  # how the message calls it
+):
+    "`values` as an int64 tensor. Raises ValueError for what is not whole numbers."
+    a = np.asarray(values.tolist() if isinstance(values, torch.Tensor) else values)
+    if a.size and a.dtype.kind not in "iu":
+        raise ValueError(f"{what}: whole numbers are needed, got {a.dtype} {a.ravel()[:3].tolist()}")
+    return torch.from_numpy(a.astype(np.int64))
+
+
 def _teach(
     self: Learner,
     indices,  # (k,) places in `data.train`
     labels,  # (k,) int: places in `data.classes`
 ):
-    "Tell it labels. Raises ValueError for places or labels out of range."
-    indices, labels = torch.as_tensor(np.asarray(indices, np.int64)), torch.as_tensor(np.asarray(labels, np.int64))
+    "Tell it labels. Raises ValueError for what is not whole, out of range, or said twice and differently."
+    indices, labels = _whole(indices, "indices"), _whole(labels, "labels")
     if indices.shape != labels.shape or indices.ndim != 1:
         raise ValueError(f"{tuple(indices.shape)} indices but {tuple(labels.shape)} labels; "
                          "one label for each index is needed")
@@ -165,8 +176,13 @@ def _teach(
         raise ValueError(f"index {int(indices[bad][0])} is outside the pool, 0 to {n - 1}")
     if (bad := (labels < 0) | (labels >= c)).any():
         raise ValueError(f"label {int(labels[bad][0])} of index {int(indices[bad][0])} is outside 0 to {c - 1}")
-    self.taught[indices] = labels
-    self.current = indices
+    told = self.taught.clone()
+    told[indices] = labels
+    if (bad := told[indices] != labels).any():
+        i = int(indices[bad][0])
+        said = labels[indices == i].unique().tolist()
+        raise ValueError(f"index {i} is told different labels, {' and '.join(map(str, said))}; tell it one")
+    self.taught, self.current = told, indices
 
 
 def _lesson(self: Learner):
@@ -217,6 +233,7 @@ def _state(self: Learner):  # dict of tensors, numbers and strings
     "All it takes to go on, as it is now: a copy."
     return copy.deepcopy(dict(
         settings={k: getattr(self, k) for k in SETTINGS}, classes=list(self.data.classes),
+        images=self.data.train.digest,
         taught=self.taught, current=self.current, queries=self.queries, fits=self.fits,
         memory=(self.memory.scores, self.memory.trusted),
         model=self.trainer.model.state_dict(), optimiser=self.trainer.optimiser.state_dict()))
@@ -229,6 +246,9 @@ def _restore(
     "Take over a saved state, which stays as it is. Raises ValueError where it belongs to other data."
     if len(state["taught"]) != len(self.taught) or state["classes"] != list(self.data.classes):
         raise ValueError("the saved learner belongs to other data: another pool size or other classes")
+    if state.get("images", self.data.train.digest) != self.data.train.digest:  # older files have none
+        raise ValueError("the saved learner belongs to other data: the images of the pool are others, "
+                         "or stand in another order; give it those it was taught on")
     state = copy.deepcopy(state)
     self.taught, self.current, self.queries, self.fits = (state[k] for k in ("taught", "current", "queries", "fits"))
     self.memory.scores, self.memory.trusted = state.get("memory") or (self.memory.scores, 0)  # older files have none

@@ -16,6 +16,7 @@ def _matrix(
     what,  # how the message calls it
 ):
     "`a` as a float64 tensor of rank two with at least two columns."
+    a = a if isinstance(a, torch.Tensor) else np.asarray(a, np.float64, order="C")  # torch takes no reversed arrays
     t = torch.as_tensor(a).double().contiguous()
     if t.ndim != 2: raise ValueError(f"{what}: expected rank 2, (n, C), got shape {tuple(t.shape)}; row 0 is not a row")
     if t.shape[1] < 2: raise ValueError(f"{what}: row 0 has {t.shape[1]} column(s), at least 2 classes are needed")
@@ -117,6 +118,7 @@ def uncertainty(
     n = len(z)
     z = pad(z, (0, 0, 0, -n % 1024))
     gaps = (z - z.amax(1, keepdim=True)).sort(1, descending=True).values[:, 1:]
+    gaps = gaps.clamp_min(torch.finfo(gaps.dtype).min)  # a gap beyond the largest number is the largest number
     log_s = gaps.logsumexp(1)
     if z.shape[1] == 2: measure = "least_confidence"
     scores = _LOG_SCORES[measure](gaps, log_s, softplus(log_s))[:n]

@@ -50,7 +50,10 @@ def _top(scores, index, k, seed):
 # %% ../nbs/01_query.ipynb #bc97e1db
 def _scores(scores):
     "`scores` as a checked float vector."
-    s = scores.detach().cpu().numpy() if isinstance(scores, torch.Tensor) else np.asarray(scores)
+    if isinstance(scores, torch.Tensor):
+        scores = scores.detach().cpu()
+        scores = (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()  # NumPy has no bfloat16
+    s = np.asarray(scores)
     if s.ndim != 1: raise ValueError(f"scores: expected shape (n,), got {s.shape}")
     if not np.issubdtype(s.dtype, np.floating): s = s.astype(np.float64)
     if np.isnan(s).any(): raise ValueError(f"scores: NaN at index {int(np.isnan(s).argmax())}; a NaN cannot be ranked")
@@ -129,6 +132,7 @@ def select_batches(
     Raises ValueError as `select`, and for a batch size outside 1 to k. Source: Vo 2025, section 7, read by batches."""
     s = _scores(scores)
     k = _at_most(k, len(s))
+    if k == 0: return np.empty(0, np.int64)
     if not 1 <= batch_size <= k:
         raise ValueError(f"batch_size = {batch_size}: choose 1 to {k}, the number of images asked for")
     order = draw(len(s), len(s) - len(s) % batch_size, seed).reshape(-1, batch_size)

@@ -53,9 +53,11 @@ def _table(path, columns):
 
 
 def _read(root, name, columns, complete):
-    "One table of all runs, with the experiment's name in front."
-    tables = []
-    for f in run_folders(root, complete):
+    "One table of all runs, with the experiment's name in front; a run that is not complete may have none yet."
+    folders, tables = run_folders(root, complete), []
+    written = [f for f in folders if complete or (f / name).exists()]
+    if not written: raise FileNotFoundError(f"none of {len(folders)} runs has a {name} yet, the first is {folders[0]}")
+    for f in written:
         t = _table(f / name, columns)
         t.insert(0, "experiment", parameters(f)["parameters"]["experiment"])
         tables.append(t)

@@ -6,7 +6,9 @@
 __all__ = ['VALIDATION', 'Part', 'Data', 'split', 'assemble', 'places', 'subset']
 
 # %% ../nbs/02_splits.ipynb #dea83ff0
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +24,13 @@ class Part:
     files: tuple = ()  # (n,) paths relative to the data's folder, empty for data that are not files
 
     def __len__(self): return len(self.images)
+
+    @cached_property
+    def digest(self):
+        "SHA-256 of the images in their order."
+        h = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        h.update(self.images.contiguous().numpy())
+        return h.hexdigest()
 
     def take(
         self,

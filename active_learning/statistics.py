@@ -185,9 +185,10 @@ def jaccard(
     a,  # indices, no repetition
     b,  # indices, no repetition
 ):  # in [0, 1]
-    "Images in common over images in either."
+    "Images in common over images in either; two empty choices are the same."
     common = len(np.intersect1d(a, b))
-    return common / (len(a) + len(b) - common)
+    either = len(a) + len(b) - common
+    return common / either if either else 1.0
 
 
 def chance_jaccard(
@@ -195,5 +196,6 @@ def chance_jaccard(
     k,  # images in each choice
 ):  # in [0, 1]
     "The expected Jaccard index of two random choices."
+    if k == 0: return 1.0
     common = np.arange(max(0, 2 * k - n), k + 1)
     return float((stats.hypergeom.pmf(common, n, k, k) * common / (2 * k - common)).sum())

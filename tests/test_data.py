@@ -38,7 +38,7 @@ def test_class_folders_are_split_by_a_seed(tmp_path):
     assert checksum(a) == checksum(b)
 
 
-@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Test")])
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Test"), ("training", "testing"), ("TRAIN", "Test")])
 def test_a_split_of_its_own(tmp_path, names):
     make(tmp_path / names[0]), make(tmp_path / names[1], n=3)
     data = load(tmp_path)
@@ -52,6 +52,54 @@ def test_unlabelled_is_a_pool_for_a_human(tmp_path):
     data = load(tmp_path)
     assert (data.unlabelled.files == ("unlabelled/what is it.png",)
             and data.unlabelled.labels.tolist() == [-1] and data.classes == ("dark", "light"))
+
+
+def test_one_image_of_each_class_is_enough_to_test_on(tmp_path):
+    make(tmp_path / "train"), make(tmp_path / "test", n=1)
+    assert len(load(tmp_path).test) == 2
+    (tmp_path / "test/dark/0.png").unlink()
+    with pytest.raises(ValueError, match="'dark' in .*test has no images"): load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("train", "validation")])
+def test_a_validation_folder_is_no_class(tmp_path, names):
+    for name in names: make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{names[0]}/ and {names[1]}/.*it needs train/ and test/"): load(tmp_path)
+    make(tmp_path / "Test")
+    with pytest.warns(UserWarning, match=f"{names[1]}/ is not read"): data = load(tmp_path)
+    assert data.classes == ("dark", "light") and len(data.train) + len(data.val) == len(data.test) == 20
+
+
+def test_classes_may_have_the_name_of_a_validation_folder(tmp_path):
+    assert load(make(tmp_path, classes={"Bob": 20, "Val": 220})).classes == ("Bob", "Val")
+
+
+def test_unlabelled_in_any_case(tmp_path):
+    make(tmp_path), make(tmp_path / "Unlabelled")
+    data = load(tmp_path)
+    assert (data.classes, len(data.unlabelled)) == (("dark", "light"), 20)
+    assert all((tmp_path / f).is_file() for f in data.unlabelled.files)
+
+
+def test_classes_that_are_left_out_may_be_in_any_state(tmp_path):
+    make(tmp_path / "own", classes={**COLOURS, "a": 90, "b": 140})
+    whole = load(tmp_path / "own", "b,dark")
+    for f in list((tmp_path / "own/a").iterdir())[1:]: f.unlink()
+    (tmp_path / "own/light/broken.png").write_bytes(b"")
+    assert checksum(load(tmp_path / "own", "b,dark")) == checksum(whole)
+    with pytest.raises(ValueError, match="choose from a, b, dark, light"): load(tmp_path / "own", "dark,c")
+    with pytest.raises(ValueError, match="'a'.*fewer than 2"): load(tmp_path / "own", "a,dark")
+    make(tmp_path / "two/train", classes={**COLOURS, "a": 90}), make(tmp_path / "two/test")
+    assert load(tmp_path / "two", "dark,light").classes == ("dark", "light")
+    with pytest.raises(ValueError, match="'a' is in only one of train/ and test/"): load(tmp_path / "two")
+
+
+def test_links_inside_a_class_are_not_followed_and_said_so(tmp_path):
+    make(tmp_path / "elsewhere"), make(tmp_path / "own")
+    (tmp_path / "own/dark/more").symlink_to(tmp_path / "elsewhere/dark")
+    with pytest.warns(UserWarning, match="dark/more.*is a link to a folder.*not followed"):
+        data = load(tmp_path / "own")
+    assert len(data.train) + len(data.val) + len(data.test) == 20
 
 
 def test_the_order_of_files_on_disk_does_not_matter(tmp_path):

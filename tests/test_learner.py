@@ -1,12 +1,16 @@
 "The learner: never peeks, the same steps from the same seed, one query on two classes."
 import dataclasses
+import hashlib
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
+from active_learning import splits
 from active_learning.experiment import run
+from active_learning.files import write_sealed
 from active_learning.learner import Learner
 from active_learning.measures import MEASURES, STRATEGIES
 from active_learning.query import draw
@@ -91,9 +95,47 @@ def test_resume_of_a_saved_learner_is_exact(digits, tmp_path):
     assert torch.equal(weights(one), weights(two))
 
 
+def test_settings_given_as_numpy_scalars_are_saved_as_plain_ones(digits, tmp_path):
+    Learner(digits, np.array(["entropy"])[0], np.int64(1), batch_size=np.int32(8), learning_rate=np.float64(0.02),
+            momentum=np.float32(0.5), epochs=np.int64(2), retrain=np.bool_(True)).save(tmp_path / "l.pt")
+    twin = Learner.load(tmp_path / "l.pt", digits)
+    assert (twin.strategy, twin.seed, twin.batch_size, twin.learning_rate, twin.momentum, twin.epochs,
+            twin.retrain) == ("entropy", 1, 8, 0.02, 0.5, 2, True)
+
+
 def test_another_data_set_is_refused(digits, pair, tmp_path):
     Learner(digits, seed=0).save(tmp_path / "l.pt")
     with pytest.raises(ValueError, match="other data"): Learner.load(tmp_path / "l.pt", pair)
+
+
+def of(images): return Part(images, torch.zeros(len(images), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda images: images.flip(0), lambda images: torch.cat([images[4:], images[:4]]),
+    lambda images: images[:, :, :6, :6].contiguous(), lambda images: images ^ 1])
+def test_other_images_of_the_same_number_and_classes_are_refused(digits, spoil, tmp_path):
+    "Labels would come to stand on images they were not given for."
+    Learner(digits, seed=0).save(tmp_path / "l.pt")
+    with pytest.raises(ValueError, match="other data.*images"):
+        Learner.load(tmp_path / "l.pt", dataclasses.replace(digits, train=of(spoil(digits.train.images))))
+
+
+def test_a_learner_saved_before_images_were_compared_still_loads(digits, tmp_path):
+    learner = Learner(digits, seed=0)
+    old = {k: v for k, v in learner.state().items() if k != "images"}
+    assert len(old) == len(learner.state()) - 1
+    write_sealed(tmp_path / "l.pt", old)
+    assert torch.equal(weights(Learner.load(tmp_path / "l.pt", digits)), weights(learner))
+
+
+def test_the_images_are_read_once_however_often_a_learner_is_saved(digits, monkeypatch):
+    data, read = dataclasses.replace(digits, train=of(digits.train.images)), []
+    counted = SimpleNamespace(sha256=lambda *a: read.append(1) or hashlib.sha256(*a))
+    monkeypatch.setattr(splits, "hashlib", counted)
+    a, b = Learner(data, seed=0), Learner(data, "random", seed=1)
+    for _ in range(3): a.state(), b.state()
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("kwargs, says", [
@@ -134,3 +176,34 @@ def test_a_state_stays_as_it_is_whoever_goes_on_from_it(digits):
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, True])
 def test_a_fit_passes_over_the_images_at_least_once(digits, epochs):
     with pytest.raises(ValueError, match="epochs = .*whole number from 1"): Learner(digits, epochs=epochs)
+
+
+@pytest.mark.parametrize("indices, labels, says", [
+    ([1, 2], [0.0, 1.0], "labels: whole numbers are needed"), ([1, 2], ["0", "1"], "labels: whole numbers"),
+    (np.array([True, False]), [0, 1], "indices: whole numbers"), ([1.0], [0], "indices: whole numbers"),
+    ([1], torch.tensor([1.0]), "labels: whole numbers"), ([1], torch.tensor([1.0]).bfloat16(), "labels: whole numbers"),
+    ([3, 4, 3], [0, 1, 2], "index 3 is told different labels, 0 and 2"), ({1}, [0], "indices: whole numbers")])
+def test_half_a_lesson_is_no_lesson(digits, indices, labels, says):
+    learner = Learner(digits)
+    with pytest.raises(ValueError, match=says): learner.teach(indices, labels)
+    assert not learner.labels
+
+
+@pytest.mark.parametrize("kind", [list, lambda r: r, np.array, lambda r: np.array(r, np.uint8),
+                                  lambda r: list(np.array(r)), lambda r: torch.tensor(r),
+                                  lambda r: torch.tensor(r, dtype=torch.int32)])
+def test_whole_numbers_of_every_kind_are_taught(digits, kind):
+    learner = Learner(digits)
+    learner.teach(kind(range(2, 5)), kind(range(2, 5)))
+    assert learner.taught[2:5].tolist() == [2, 3, 4] and learner.labels == 3
+    learner.teach([2, 2], [7, 7]); learner.teach([], [])  # mended; the same thing twice; nothing
+    assert learner.taught[2] == 7
+
+
+@pytest.mark.parametrize("granularity", ["sample", "batch"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_asked_for_nothing_it_names_nothing(digits, granularity, strategy):
+    learner = Learner(digits, strategy, granularity=granularity)
+    assert learner.query(0).tolist() == []
+    learner.teach(range(len(digits.train)), digits.train.labels)
+    assert learner.query(0).tolist() == []

@@ -121,3 +121,21 @@ def test_no_ratio_of_labels_where_none_are_needed():
     frame = pd.DataFrame(rows, columns=["strategy", "seed", "labels", "test_accuracy"])
     ratio = label_ratio(frame, "entropy", target=0.5)
     assert ratio[0] == 1 and np.isnan(ratio[1])
+
+
+@pytest.mark.parametrize("view", [lambda p: p[::-1], lambda p: p[:, ::-1], lambda p: p.astype(">f8"),
+                                  lambda p: p.astype(">f4"), lambda p: np.asfortranarray(p)[::2, ::-1]])
+@pytest.mark.parametrize("name", MEASURES)
+def test_arrays_may_lie_in_memory_in_any_way(name, view):
+    p = view(np.array([[0.5, 0.25, 0.25], [0.75, 0.125, 0.125], [1.0, 0, 0]]))
+    plain = np.array(p.tolist(), p.dtype.newbyteorder("="))
+    assert np.array_equal(MEASURES[name](p), MEASURES[name](plain)) and MEASURES[name](p).dtype == plain.dtype
+    assert np.array_equal(uncertainty(p, name), uncertainty(plain, name))
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("name", MEASURES)
+def test_logits_as_large_as_numbers_go(name, columns):
+    z = np.array([[1e308, -1e308, -1e308], [1.0, 0, 0], [0.0, 0, 0]])[:, :columns]
+    u = uncertainty(z, name)
+    assert np.isfinite(u).all() and u[0] < u[1] < u[2]

@@ -71,3 +71,15 @@ def test_a_pool_that_ends_in_a_short_batch(pair, tmp_path):
     asked, left = np.load(f / "queries.npy"), (len(pair.train) - 30) % 30
     assert 0 < left == (asked[-1] >= 0).sum() and (f / "model.pt").exists()
     assert len(set(asked[asked >= 0])) == len(pair.train) - 30  # all but the first, which were drawn
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_scores_of_any_number_format(dtype):
+    assert select(torch.tensor([1, 3, 2], dtype=dtype), 2).tolist() == [1, 2]
+
+
+def test_nothing_asked_for_is_nothing_chosen():
+    scores = np.arange(5.0)
+    for none in (select(scores, 0), select_batches(scores, 0, 8), draw(0, 0)):
+        assert none.tolist() == [] and none.dtype == np.int64
+    with pytest.raises(ValueError, match="batch_size = 8: choose 1 to 4"): select_batches(scores, 4, 8)

@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from active_learning.experiment import run, runs_of
 from active_learning.repeat import repeat
@@ -111,3 +112,15 @@ def test_repeat_of_a_run_measured_closely(pair, tmp_path):
     assert pd.read_csv(f / "history.csv")["round"].tolist() == [0, 1, 2, 4, 5]
     assert json.loads((f / "params.json").read_text())["closely"] == 2
     assert all(repeat(f, progress=False).values())
+
+
+def test_a_handful_of_pictures_under_odd_names(tmp_path):
+    folder = tmp_path / "cur$x^$"
+    for name, grey in (("_other", 20), ("cost_$1_$2", 220)):
+        (folder / name).mkdir(parents=True)
+        for i in range(5): Image.new("RGB", (12, 12), (grey + i,) * 3).save(folder / name / f"{i}.png")
+    result = papermill(tmp_path, dataset=folder, classes="", rounds=1, query_size=2, batch_size=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    said = "".join(o.get("text", "") for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+                   for o in c.get("outputs", []))
+    assert "wrong among the 1 most uncertain" in said and "nan" not in said
