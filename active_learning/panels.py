@@ -195,14 +195,14 @@ def wanted_panels(
 ):  # the figure
     "Images asked for most and never, a row for each strategy."
     names, n = [s for s in STRATEGIES if s in set(frame.strategy)], frame.groupby(["strategy", "kind"]).size().max()
-    fig, axes = plt.subplots(len(names), 2 * n + 1, figsize=(8.6, 0.78 * len(names) + 0.5), squeeze=False,
+    fig, axes = plt.subplots(len(names), 2 * n + 1, figsize=(8.6, 0.92 * len(names) + 0.5), squeeze=False,
                              width_ratios=[*[1] * n, 0.35, *[1] * n], layout="constrained")
     for ax in axes.flat: ax.axis("off")
     for row, name in zip(axes, names):
         for kind, part in (("most", row[:n]), ("never", row[n + 1:])):
             own = frame[(frame.strategy == name) & (frame.kind == kind)]
             for ax, (i, r) in zip(part, own.iterrows()):
-                show_image(ax, images[i], f"{r['class']}: {r.times}×" if r.times else r["class"])
+                show_image(ax, images[i], f"{r['class']}\n{r.times:,}×" if r.times else r["class"])
         row[0].text(-0.12, 0.5, title(name), transform=row[0].transAxes, rotation=90,
                     ha="right", va="center", fontsize=7)
     fig.suptitle(heading, fontsize=10.5)
