@@ -119,7 +119,7 @@ def either(
 ):  # a `Path`, None where there is none
     "The first of these folders that exists, in capitals or small letters."
     found = {name.lower(): folder / name for name in subfolders(folder)}
-    return next((found[n.lower()] for n in names if n.lower() in found), None)
+    return next((found[n] for n in names if n in found), None)
 
 # %% ../nbs/02_images.ipynb #52118b96
 def read_split(
