@@ -19,7 +19,8 @@ import torch
 
 from .download import load_torchvision, obtain, unpack
 from .files import content, data_root
-from .images import check_classes, decode, either, image_files, read_split, say_sizes, subfolders
+from .images import (TEST, TRAIN, VAL, check_classes, decode, either, image_files, read_split,
+                                    say_sizes, subfolders)
 from .splits import Part, assemble, places, split, subset
 
 # %% ../nbs/03_data.ipynb #428f0e07
@@ -77,8 +78,7 @@ def _folder(path, size, category=str, classes=None, name=None, wanted=None, **kw
     if not os.path.isdir(root):
         raise FileNotFoundError(f"no folder {str(root)[:200]!r}; "
                                 "dataset is digits, mnist, fruits360 or the path of a folder of images")
-    first, second = either(root, "train", "training"), either(root, "test", "testing")
-    third = either(root, "val", "validation")
+    first, second, third = (either(root, *names) for names in (TRAIN, TEST, VAL))
     if (first is None) != (second is None):
         found = " and ".join(f"{p.name}/" for p in (first, second, third) if p)
         raise ValueError(f"{root} has {found} alone; it needs train/ and test/ (or Training/ and Test/), "

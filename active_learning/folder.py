@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .images import IMAGE_FILES, decode, either, image_files, read_image, subfolders
+from .images import IMAGE_FILES, TEST, TRAIN, VAL, decode, either, image_files, read_image, subfolders
 from .splits import Data, Part, split
 
 # %% ../nbs/10_folder.ipynb #0a7e41ea
@@ -31,9 +31,9 @@ def _images(root):
 def _place(file, classes):
     "Whether a file is held out, and the class its folder gives it, or None."
     first, *rest = file.split("/")
-    held = first.lower() == "test"
-    if first.lower() in ("train", "training", "test") and rest: first, *rest = rest
-    return held, first if rest and first in classes else None
+    kind = "" if first in classes else first.lower()  # a train may be what is to be recognised
+    if kind in (*TRAIN, *TEST, *VAL) and rest: first, *rest = rest
+    return kind in TEST, first if rest and first in classes else None
 
 # %% ../nbs/10_folder.ipynb #e62212a5
 def class_names(
@@ -44,7 +44,7 @@ def class_names(
     names = [str(c).strip() for c in (classes.split(",") if isinstance(classes, str) else classes)]
     names = [c for c in names if c]
     if not names and folder:
-        names = subfolders(either(folder, "train", "training") or folder, skip=("unlabelled", "test"))
+        names = subfolders(either(folder, *TRAIN) or folder, skip=("unlabelled", *TEST))
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise ValueError(f"classes = {classes!r}: name at least two different classes, "
                          "such as classes = \"cat, dog\"")

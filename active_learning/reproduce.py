@@ -13,6 +13,7 @@ import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -133,7 +134,8 @@ def make(
     for t in tasks or SCALES[scale]: collect(t, scale, runs, results, data_dir)
     if until:  # the notebooks would train to the end
         for name in [k for k, v in FIGURES.items() if v[0] in (tasks or TASKS)]:
-            save(draw(name, results, data_dir), drawn / f"{name}.png")
+            fig = draw(name, results, data_dir)
+            save(fig, drawn / f"{name}.png"); plt.close(fig)
         return print(f"runs left at round {until} in {runs}, figures of that round in {drawn}")
     for row in NOTEBOOKS:
         row = [n for n in row if not tasks or n in tasks]

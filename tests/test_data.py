@@ -38,11 +38,25 @@ def test_class_folders_are_split_by_a_seed(tmp_path):
     assert checksum(a) == checksum(b)
 
 
-@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Test"), ("training", "testing"), ("TRAIN", "Test")])
-def test_a_split_of_its_own(tmp_path, names):
-    make(tmp_path / names[0]), make(tmp_path / names[1], n=3)
-    data = load(tmp_path)
-    assert len(data.test) == 6 and len(data.train) + len(data.val) == 20
+@pytest.mark.parametrize("train, test", [("train", "test"), ("Training", "Test"), ("training", "testing"),
+                                         ("TRAIN", "Test"), ("Train", "Test"), ("training", "TEST")])
+def test_a_split_of_its_own(tmp_path, train, test):
+    make(tmp_path / train), make(tmp_path / test, n=3)
+    data, seen = load(tmp_path), survey(tmp_path).data
+    assert data.classes == seen.classes == ("dark", "light") and len(data.test) == len(seen.test) == 6
+    assert len(data.train) + len(data.val) == len(seen.train) == 20
+
+
+def test_a_person_is_not_asked_for_what_a_validation_folder_tells(tmp_path):
+    for name in ("train", "Test", "Validation"): make(tmp_path / name, n=3)
+    seen = survey(tmp_path).data
+    assert (seen.train.labels >= 0).all() and len(seen.train) == 12 and len(seen.test) == 6
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "val"])
+def test_a_class_named_by_the_person_may_be_called_like_a_split(tmp_path, name):
+    seen = survey(make(tmp_path, n=3, classes={name: 20, "car": 220}), f"{name}, car").data
+    assert seen.train.labels.tolist() == [int(f.startswith("car")) for f in seen.train.files] and len(seen.train) == 6
 
 
 def test_unlabelled_is_a_pool_for_a_human(tmp_path):
@@ -182,10 +196,3 @@ def test_a_folder_that_bears_a_name_of_the_paper_is_still_a_folder(name, tmp_pat
         for i in range(20): Image.new("L", (8, 8), 100 * (c == "a") + i).save(tmp_path / name / c / f"{i}.png")
     for data in (load(tmp_path / name), survey(tmp_path / name).data):
         assert data.name == name and paper_values(data)["rounds"] == 20 and paper_values(data)["query_size"] == 2
-
-
-@pytest.mark.parametrize("first, second", [("train", "test"), ("Train", "Test"), ("training", "TEST")])
-def test_train_and_test_in_any_case(first, second, tmp_path):
-    make(tmp_path / first), make(tmp_path / second)
-    data, seen = load(tmp_path), survey(tmp_path).data
-    assert data.classes == seen.classes == ("dark", "light") and len(data.test) == len(seen.test) == 20

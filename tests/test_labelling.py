@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from active_learning.answers import read_log, standing
-from active_learning.data import load
 from active_learning.exchange import _apart, export_csv, export_folders
 from active_learning.folder import demo_folder, survey
 from active_learning.labelling import Session, replay, resume
@@ -192,11 +191,3 @@ def test_image_removed_from_the_folder_does_not_stop_an_export(folder, tmp_path)
     session = Session(folder, "even,odd", device="cpu")
     assert export_folders(session, tmp_path / "again") == export_csv(session, tmp_path / "out.csv") == 5
     session.close()
-
-
-@pytest.mark.parametrize("train, test", [("Train", "Test"), ("TRAIN", "test"), ("training", "Test")])
-def test_split_folders_in_any_case(train, test, tmp_path):
-    for t in (train, test):
-        for i in range(8): save(tmp_path / "shop" / t / "ab"[i % 2] / f"{i}.png", 20 * i)
-    seen, data = survey(tmp_path / "shop").data, load(tmp_path / "shop")
-    assert seen.classes == data.classes == ("a", "b") and len(seen.test) == len(data.test) == 8
