@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .experiment import CLASSES, HISTORY
 from .query import draw, stream
+from .tracking import CLASSES, HISTORY
 
 # %% ../nbs/07_results.ipynb #8069f13c
 def run_folders(

@@ -19,9 +19,9 @@ import filelock
 import pandas as pd
 
 from .data import checksum, load
-from .experiment import Run
 from .parameters import check, settle
 from .progress import tqdm
+from .tracking import RunFolder
 
 # %% ../nbs/12_sweep.ipynb #718ce671
 def grid(
@@ -56,7 +56,7 @@ def plan(
         p = check(params)
         data, digest = _loaded(p["dataset"], p["classes"], p["data_dir"])
         p = settle(p, data)
-        made = [Run(p, data, seed, digest) for seed in p["seeds"]]
+        made = [RunFolder(p, data, seed, digest) for seed in p["seeds"]]
         for r in made:
             if r.folder in taken:
                 raise ValueError(f"{given} and {taken[r.folder]} would both write to {r.folder}; "

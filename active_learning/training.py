@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from .models import fold
 from .query import stream
-from .scoring import BLOCK, Compiled, Int8, score, supported
+from .scoring import BLOCK, Compiled, score, supported
+from .scoring_int8 import Int8
 
 # %% ../nbs/04_training.ipynb #e0a282f4
 DEVICES = ("auto", "cpu", "cuda", "mps")
