@@ -19,8 +19,8 @@ import torch
 
 from .download import load_torchvision, obtain, unpack
 from .files import content, data_root
-from .images import (TEST, TRAIN, VAL, check_classes, decode, either, image_files, read_split,
-                                    say_sizes, subfolders)
+from .images import TEST, TRAIN, VAL, check_classes, decode, either
+from .images import image_files, read_split, say_sizes, subfolders
 from .splits import Part, assemble, places, split, subset
 
 # %% ../nbs/03_data.ipynb #428f0e07

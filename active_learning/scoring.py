@@ -113,10 +113,14 @@ class Compiled:
         if pool: return halve(x, out)
         return x if out is None else out.copy_(x)
 
+    def first_linear(self, x):
+        "The first linear layer, on what is flattened, before its ReLU."
+        return linear(x, self.first, self.linears[0][0].bias)
+
     def head(self, x):
         "The linear layers."
         for i, (layer, relu, _) in enumerate(self.linears):
-            x = linear(x, layer.weight if i else self.first, layer.bias)
+            x = linear(x, layer.weight, layer.bias) if i else self.first_linear(x)
             if relu: x = x.relu_()
         return x
 

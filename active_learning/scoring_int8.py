@@ -7,7 +7,6 @@ __all__ = ['Int8']
 
 # %% ../nbs/04_scoring_int8.ipynb #int80003
 import torch
-from torch.nn.functional import linear
 
 from .scoring import Compiled, geometry
 
@@ -75,13 +74,8 @@ class Int8(Compiled):
         y[:, :, h:h + x.shape[2], w:w + x.shape[3]] = x
         return y
 
-    def head(self, x):
-        "The first linear layer in whole numbers, the others in float32."
-        layer, relu, _ = self.linears[0]
-        x = torch.ops.onednn.qlinear_pointwise(
+    def first_linear(self, x):
+        "The first linear layer in whole numbers; the others stay in float32."
+        return torch.ops.onednn.qlinear_pointwise(
             x, self.scale, 0, self.packed, self.by, torch.zeros(len(self.by), dtype=torch.int64),
-            layer.bias.detach(), 1.0, 0, torch.float32, "relu" if relu else "none", [None], "")
-        for layer, relu, _ in self.linears[1:]:
-            x = linear(x, layer.weight, layer.bias)
-            if relu: x = x.relu_()
-        return x
+            self.linears[0][0].bias.detach(), 1.0, 0, torch.float32, "none", [None], "")

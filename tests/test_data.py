@@ -39,7 +39,8 @@ def test_class_folders_are_split_by_a_seed(tmp_path):
 
 
 @pytest.mark.parametrize("train, test", [("train", "test"), ("Training", "Test"), ("training", "testing"),
-                                         ("TRAIN", "Test"), ("Train", "Test"), ("training", "TEST")])
+                                         ("TRAIN", "Test"), ("Train", "Test"), ("training", "TEST"),
+                                         ("TRAIN", "test"), ("training", "Test")])
 def test_a_split_of_its_own(tmp_path, train, test):
     make(tmp_path / train), make(tmp_path / test, n=3)
     data, seen = load(tmp_path), survey(tmp_path).data
