@@ -86,6 +86,16 @@ def paper_curves(
     return fig
 
 # %% ../nbs/09_panels.ipynb #eb504056
+def _beginning(ax, frame, rounds=20):
+    "The first rounds once more, enlarged, where all that follows lies along the top and leaves the space."
+    if not frame.accuracy[frame["round"] > rounds].min() > 0.9: return
+    inset = ax.inset_axes([0.27, 0.15, 0.66, 0.62])
+    class_curves(inset, frame[frame["round"] <= rounds]); inset.get_legend().remove()
+    inset.set(xlabel="", ylabel="", xlim=(0, rounds))
+    inset.set_title(f"the first {rounds} rounds", fontsize=8, color="#444444")
+    inset.tick_params(labelsize=7)
+
+
 def paper_classes(
     frame,  # tidy: seed, round, class, accuracy, of one strategy
     published,  # frame: class, epoch, value in [0, 1]; may be empty
@@ -101,6 +111,7 @@ def paper_classes(
     left.set_title(note, loc="left", fontsize=8, color="#444444")
     left.set_xlim(0, frame["round"].max() * 1.01)
     left.xaxis.get_major_locator().set_params(integer=True)
+    _beginning(left, frame)
     fig.suptitle(heading, fontsize=10.5)
     return fig
 
